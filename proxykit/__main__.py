@@ -1,0 +1,7 @@
+"""``python -m proxykit``: the ``proxykit`` command."""
+
+import sys
+
+from proxykit.cli import main
+
+sys.exit(main())

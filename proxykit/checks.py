@@ -1,0 +1,57 @@
+"""Checks on single settings, and the names for settings whose type says too little.
+
+A settings class puts a check on a field, as in
+``field(default=5.0, metadata={"check": positive_seconds})``. Whoever reads the configuration calls
+it with a value that already has the field's type. Any callable will do that raises
+``ValueError("expected ...")``; what was found instead is added to the message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NewType
+
+from attrs import frozen
+
+#: The name of a cluster that the same configuration has; a field of this type is checked for that.
+ClusterName = NewType("ClusterName", str)
+
+#: A Twisted server endpoint string; a field of this type is checked to be one.
+EndpointText = NewType("EndpointText", str)
+
+
+@frozen
+class Check:
+    """A check that knows its expectation, so that a value of the wrong type is told it too.
+
+    :ivar expected: such as ``a whole number from 1 to 256``.
+    :ivar holds: whether a value of the field's type is fine.
+    """
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+    def __call__(self, value: Any) -> None:
+        """
+        :raises ValueError: the value is not as expected.
+        """
+        if not self.holds(value):
+            raise ValueError(f"expected {self.expected}")
+
+
+positive_seconds = Check("a number of seconds above 0", lambda value: value > 0)
+
+
+def whole_at_least(low: int) -> Check:
+    """For an ``int`` with a lower bound, inclusive."""
+    return Check(f"a whole number, {low} or more", lambda value: value >= low)
+
+
+def whole_between(low: int, high: int) -> Check:
+    """For an ``int`` with two bounds, both inclusive."""
+    return Check(f"a whole number from {low} to {high}", lambda value: low <= value <= high)
+
+
+def number_between(low: float, high: float) -> Check:
+    """For a ``float`` with two bounds, both inclusive."""
+    return Check(f"a number from {low:g} to {high:g}", lambda value: low <= value <= high)

@@ -1,0 +1,59 @@
+"""What can go wrong: whose fault it is, whether another try is safe, what a client is told.
+
+``ProxyError`` is the one error that travels between connector, pool, flow and mode. ``ConfigError``
+is what a user sees who has written something that proxykit cannot run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+
+
+class Side(Enum):
+    """Which side failed."""
+
+    CLIENT = "client"
+    UPSTREAM = "upstream"
+    PROXY = "proxy"
+
+
+class Retry(Enum):
+    """Whether another try can do harm.
+
+    ``REUSED_ONLY``: a connection that had been used before went away under the request; it may be
+    sent again on a new one, for it was lost on the way and not refused.
+    """
+
+    NEVER = "never"
+    ALWAYS = "always"
+    REUSED_ONLY = "reused-only"
+
+
+class ProxyError(Exception):
+    """One failure on the way through the house.
+
+    :param message: what happened, naming the address or tuple, for the log.
+    :param side: which side failed.
+    :param retry: whether another try is safe.
+    :param status: the HTTP status that a client is told; at L4 the connection is closed instead.
+    """
+
+    def __init__(self, message: str, *, side: Side, retry: Retry, status: int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.side = side
+        self.retry = retry
+        self.status = status
+
+
+class ConfigError(Exception):
+    """One or more mistakes in what the user wrote; each line names the place.
+
+    :param lines: ready to be printed, one mistake each, such as
+        ``proxy.toml:12: clusters.web.queue: expected a whole number``.
+    """
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.lines = tuple(lines)
+        super().__init__("\n".join(self.lines))

@@ -1,0 +1,117 @@
+"""Every interface of the house, on one short page.
+
+A connection meets them in this order: a *mode* makes a protocol for it and asks a *router* where it
+goes; *flow* asks the *registry*'s cluster for a backend, which asks a *balancer*, and hands the
+attempt to a *connector*, which asks the *accountant* for a lease. docs/life_of_a_connection.rst
+tells the story.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zope.interface import Attribute, Interface
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IProtocolFactory
+
+    from proxykit.core.accountant import Lease
+    from proxykit.core.choice import Attempt
+    from proxykit.core.flow import Flow
+    from proxykit.core.registry import BackendState, ClusterState
+    from proxykit.core.waiting import Full
+    from proxykit.model import Listener, Route
+
+
+class IMode(Interface):
+    """What a user names in ``mode = "..."``: it makes the factory for a listener."""
+
+    settings: type = Attribute("An attrs class: the listener's keys that are this mode's own.")
+
+    def check(listener: Listener) -> None:
+        """Look at what its keys say together; ``listener.settings`` is an instance of ``settings``.
+
+        :raises ValueError: the listener cannot be served so, for instance without a cluster.
+        """
+
+    def factory(listener: Listener, flow: Flow, connector: IConnector) -> IProtocolFactory:
+        """Make an ordinary Twisted factory that serves this listener's connections.
+
+        Before ``connectionMade`` each protocol that it builds is given an attribute ``info``, a
+        ``ConnInfo``.
+        """
+
+
+class ISnapshot(Interface):
+    """A protocol that can say more of itself in ``/api/connections``."""
+
+    def snapshot() -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+
+
+class IRouter(Interface):
+    """Where does this go?"""
+
+    def route(subject: Any) -> Route | None:
+        """Answer for what the mode has seen (tcp: a ``ConnInfo``); None means refuse it."""
+
+
+class IRegistry(Interface):
+    """The clusters of backends, shared by all listeners."""
+
+    def cluster(name: str) -> ClusterState:
+        """The cluster of that name.
+
+        :raises KeyError: there is none.
+        """
+
+
+class IBalancer(Interface):
+    """Which of the backends that could take one more is to take it?
+
+    It knows only backends that are up and not full. A backend has ``in_flight``, ``weight`` and
+    ``address``.
+    """
+
+    def add(backend: BackendState) -> None:
+        """From now on this one may be chosen. It is not known yet, or has been discarded."""
+
+    def discard(backend: BackendState) -> None:
+        """From now on it may not, perhaps only for a moment. It may be unknown."""
+
+    def forget(backend: BackendState) -> None:
+        """It has left the cluster. It may be unknown."""
+
+    def update(backend: BackendState) -> None:
+        """Its ``in_flight`` has changed. It may be unknown."""
+
+    def choose(client: str, avoid: set[BackendState]) -> BackendState | None:
+        """One that is not among the few in ``avoid``, at a cost that does not grow with their
+        number; None where there is none. ``client`` is the client's address without a port."""
+
+
+class IAccountant(Interface):
+    """Who keeps the book of source ports and sockets."""
+
+    def lease(backend: BackendState) -> Lease | Full:
+        """Reserve a source port and one of the backend's ``max_connections`` for one socket.
+
+        Answers at once; ``Full`` says what there is none of.
+
+        :raises ProxyError: there is no way from here to the backend's address.
+        """
+
+
+class IConnector(Interface):
+    """One attempt at one backend: a new socket or, for a pool, one that is there already."""
+
+    def attempt(attempt: Attempt) -> bool | Full:
+        """Give ``attempt.upstream`` a value: True, it is there; False, it is under way, and later
+        (never from within this call) ``attempt.succeeded(upstream)`` or ``attempt.failed(error)``
+        is called, once; ``Full``: there is no room at this backend now, and nothing was taken.
+
+        :raises ProxyError: it has failed already.
+        """
+
+    def cancel(attempt: Attempt) -> None:
+        """Stop an attempt that is under way. Neither of its methods is called afterwards."""

@@ -1,0 +1,239 @@
+"""Frozen data that travels through the house. No behaviour beyond reading and writing addresses.
+
+Configuration (:class:`Backend`, :class:`Cluster`, ...) is one thing; the state of a backend at run
+time (``core.registry.BackendState``) and one try at it (``core.flow.Attempt``) are two others.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from typing import TYPE_CHECKING
+
+from attrs import field, frozen
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IAddress
+
+_HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
+#: struct sockaddr_un holds 108 bytes, the last of them a NUL.
+_UNIX_PATH_BYTES = 107
+
+
+@frozen
+class Address:
+    """Where a backend listens: ``host:port``, ``[v6]:port`` or ``unix:/path``.
+
+    :ivar host: an IP address or, before it is resolved, a name; the path of a unix socket.
+    :ivar port: 1 to 65535; 0 for a unix socket.
+    """
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read an address as a user writes it.
+
+        :raises ValueError: the text is none; its message says what was expected.
+        """
+        if text.startswith("unix:"):
+            path = text[5:]
+            if not path.startswith("/") or len(path.encode()) > _UNIX_PATH_BYTES or "\0" in path:
+                raise ValueError(
+                    f"expected unix:/path, absolute and at most {_UNIX_PATH_BYTES} bytes,"
+                    f" not {text!r}"
+                )
+            return cls(path, 0)
+        host, colon, port = text.rpartition(":")
+        if not (colon and port.isascii() and port.isdigit() and 0 < int(port) <= 65535):
+            raise ValueError(
+                "expected host:port, [v6]:port or unix:/path with a port from 1 to 65535,"
+                f" not {text!r}"
+            )
+        return cls(_read_host(host, text), int(port))
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether this is a unix socket, which needs no source port."""
+        return self.port == 0
+
+    @property
+    def is_ip(self) -> bool:
+        """Whether ``host`` is an IP address, so that nothing is left to resolve."""
+        return not self.is_unix and _is_ip(self.host)
+
+    def __str__(self) -> str:
+        if self.is_unix:
+            return f"unix:{self.host}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_host(host: str, text: str) -> str:
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            return str(ipaddress.IPv6Address(host[1:-1]))
+        except ValueError:
+            raise ValueError(f"expected an IPv6 address in brackets, not {text!r}") from None
+    if ":" in host:
+        raise ValueError(f"expected brackets around an IPv6 address, as in [::1]:80, not {text!r}")
+    # Digits and dots alone are meant as an IPv4 address; "1.2.3" is no name to look up.
+    if not _HOST.fullmatch(host) or (not _is_ip(host) and host.replace(".", "").isdigit()):
+        raise ValueError(f"expected a host name or an IP address before the port, not {text!r}")
+    return host
+
+
+@frozen
+class Backend:
+    """One backend of a cluster, as configured.
+
+    :ivar address: resolved, once the configuration is in force.
+    :ivar weight: its share of the traffic beside the others' weights, 1 to 256.
+    :ivar backup: whether it is used only when no other is up.
+    :ivar name: what the user wrote, where that was resolved to ``address``; else empty.
+    """
+
+    address: Address
+    weight: int = 1
+    backup: bool = False
+    name: str = ""
+
+
+@frozen
+class Cluster:
+    """Backends that can stand in for one another, and how they are chosen and waited for.
+
+    :ivar balance: the name of a balancing policy.
+    :ivar max_connections: sockets per backend.
+    :ivar connect_timeout: seconds for one attempt.
+    :ivar queue: how many requests or connections may wait for a port or a slot.
+    :ivar queue_timeout: seconds that one may wait.
+    :ivar deadline: seconds for one upstream choice in all, waiting and every attempt.
+    """
+
+    name: str
+    backends: tuple[Backend, ...]
+    balance: str = "least-connections"
+    max_connections: int = 1000
+    connect_timeout: float = 5.0
+    queue: int = 1000
+    queue_timeout: float = 5.0
+    deadline: float = 30.0
+
+
+@frozen
+class Route:
+    """Where a router sends something."""
+
+    cluster: str
+
+
+@frozen
+class Listener:
+    """Where connections come in, and which mode treats them.
+
+    :ivar listen: a Twisted server endpoint string.
+    :ivar cluster: where traffic goes that no route takes; empty: it is refused.
+    :ivar max_connections: then it stops accepting; it resumes at 95%.
+    :ivar settings: the mode's own settings, an instance of its ``settings`` class.
+    """
+
+    name: str
+    listen: str
+    mode: str
+    cluster: str = ""
+    max_connections: int = 10000
+    settings: object = None
+
+
+@frozen
+class Config:
+    """All that one configuration says, checked and resolved.
+
+    :ivar admin: a Twisted server endpoint string; empty: no admin listener.
+    :ivar headroom: the share of each port budget that is never handed out, 0 to 0.9.
+    """
+
+    listeners: tuple[Listener, ...]
+    clusters: tuple[Cluster, ...]
+    admin: str = ""
+    headroom: float = 0.02
+
+
+@frozen
+class ConnInfo:
+    """What is known of a client's connection when a mode gets it.
+
+    :ivar id: unique in this process.
+    :ivar client: the client's address, as the listener understood it.
+    """
+
+    id: int
+    listener: str
+    client: IAddress
+
+    @property
+    def client_host(self) -> str:
+        """The client without its port, as balancing by source wants it."""
+        client = self.client
+        # A tuple, for isinstance() takes three times as long with a union.
+        if isinstance(client, (IPv4Address, IPv6Address)):
+            return client.host
+        return address_text(client)
+
+
+def address_text(address: IAddress) -> str:
+    """An address of Twisted's as users write it."""
+    if isinstance(address, IPv4Address | IPv6Address):
+        return str(Address(address.host, address.port))
+    if isinstance(address, UNIXAddress):
+        return "unix:" + os.fsdecode(address.name or b"")
+    return str(address)
+
+
+@frozen
+class BudgetKey:
+    """What the kernel makes unique about the source ports of one budget.
+
+    With late binding, or none, that is all four; after a plain ``bind((ip, 0))`` the kernel keeps
+    ``(protocol, source)`` unique alone, and ``destination`` is empty and ``port`` 0.
+    """
+
+    protocol: str
+    source: str
+    destination: str = ""
+    port: int = 0
+
+    @property
+    def destination_text(self) -> str:
+        """The destination as users write it; ``*`` where it is not part of the key."""
+        return str(Address(self.destination, self.port)) if self.destination else "*"
+
+
+@frozen
+class PortRange:
+    """The source ports that the kernel picks from.
+
+    :ivar low: the first, inclusive.
+    :ivar high: the last, inclusive.
+    :ivar reserved: how many within them it never picks.
+    """
+
+    low: int
+    high: int
+    reserved: int = field(default=0)
+
+    @property
+    def size(self) -> int:
+        """How many there are to pick from."""
+        return max(0, self.high - self.low + 1 - self.reserved)

@@ -1,0 +1,325 @@
+"""Which tables and keys a configuration has, and how each becomes a part of the model.
+
+The classes whose names end in ``Table`` are the tables; their defaults are the model's. What a key
+means beyond its type (there is such a cluster, such a mode; a name resolves) is read by the
+:class:`Reader`, by hooks for the types that those keys have.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import Any, NewType, cast
+
+import attrs
+from attrs import field, frozen
+from twisted.internet.endpoints import serverFromString
+
+from proxykit import strict
+from proxykit.checks import (
+    Check,
+    ClusterName,
+    EndpointText,
+    number_between,
+    positive_seconds,
+    whole_at_least,
+    whole_between,
+)
+from proxykit.components import components
+from proxykit.interfaces import IMode
+from proxykit.model import Address, Backend, Cluster, Config, Listener
+from proxykit.strict import Problem, Wrong, did_you_mean, dotted, found
+from proxykit.tomllines import KeyPath
+
+#: Gives the IP addresses of a host name, or raises OSError.
+Resolve = Callable[[str], list[str]]
+
+_Hook = Callable[[Any, Any], Any]
+
+_Backends = NewType("_Backends", tuple[Backend, ...])
+_BalanceName = NewType("_BalanceName", str)
+_Clusters = NewType("_Clusters", tuple[Cluster, ...])
+_Listeners = NewType("_Listeners", tuple[Listener, ...])
+_ModeName = NewType("_ModeName", str)
+
+_ENDPOINT = "a Twisted server endpoint such as tcp:8080 or tcp:8080:interface=127.0.0.1"
+_HIGHEST_PORT = 65535
+#: Port 0 is another port each time, so that two listeners may have it.
+_ANY_PORT = re.compile(r"(tcp6?|ssl):(port=)?0+(:|\Z)")
+_CALLED = re.compile(r"\A[\w.]+\(\) ")
+
+
+def _is_name(text: str) -> bool:
+    return text != "" and text.isprintable() and not {" ", "/"} & set(text)
+
+
+_name = Check("a name without spaces or slashes", _is_name)
+
+
+def _default(cls: type, key: str) -> Any:
+    return attrs.fields_dict(cls)[key].default
+
+
+def _as_in(cls: type, key: str, check: Check) -> Any:
+    """A key with the default that the model has for it."""
+    return field(default=_default(cls, key), metadata={"check": check})
+
+
+@frozen
+class _BackendTable:
+    address: Address
+    weight: int = _as_in(Backend, "weight", whole_between(1, 256))
+    backup: bool = field(default=_default(Backend, "backup"))
+
+
+@frozen
+class _ClusterTable:
+    backends: _Backends = field(metadata={"check": Check("at least one backend", bool)})
+    balance: _BalanceName = field(default=_default(Cluster, "balance"))
+    max_connections: int = _as_in(Cluster, "max_connections", whole_at_least(1))
+    connect_timeout: float = _as_in(Cluster, "connect_timeout", positive_seconds)
+    queue: int = _as_in(Cluster, "queue", whole_at_least(0))
+    queue_timeout: float = _as_in(Cluster, "queue_timeout", positive_seconds)
+    deadline: float = _as_in(Cluster, "deadline", positive_seconds)
+
+
+@frozen
+class _ListenerTable:
+    name: str = field(metadata={"check": _name})
+    listen: EndpointText
+    mode: _ModeName
+    cluster: ClusterName = field(default=_default(Listener, "cluster"))
+    max_connections: int = _as_in(Listener, "max_connections", whole_at_least(1))
+
+
+#: The keys of a listener that are not its mode's.
+LISTENER_KEYS = tuple(attrs.fields_dict(_ListenerTable))
+
+
+@frozen
+class _AdminTable:
+    listen: EndpointText
+
+
+@frozen
+class _SourcesTable:
+    headroom: float = _as_in(Config, "headroom", number_between(0, 0.9))
+
+
+@frozen
+class _FileTable:
+    listeners: _Listeners = field(metadata={"check": Check("at least one [[listeners]]", bool)})
+    clusters: _Clusters = field(default=_Clusters(()))
+    sources: _SourcesTable = field(factory=_SourcesTable)
+    admin: _AdminTable | None = None
+
+
+class Reader:
+    """Reads one whole configuration.
+
+    :param data: what :func:`tomllib.loads` gives.
+    """
+
+    def __init__(self, data: Mapping[str, Any], resolve: Resolve) -> None:
+        self.data = data
+        self.resolve = cache(resolve)
+        self.modes = components("mode")
+        clusters = data.get("clusters")
+        self.cluster_names = list(clusters) if isinstance(clusters, dict) else []
+        self.converter = strict.converter()
+        hooks: tuple[tuple[Any, _Hook], ...] = (
+            (Address, _address),
+            (EndpointText, _endpoint),
+            (ClusterName, self._cluster_name),
+            (_BalanceName, _one_of(components("balance"))),
+            (_ModeName, _one_of(self.modes)),
+            (_Backends, self._backends),
+            (_Clusters, self._clusters),
+            (_Listeners, self._listeners),
+        )
+        for kind, hook in hooks:
+            self.converter.register_structure_hook(kind, hook)
+
+    def config(self) -> Config:
+        """
+        :raises Wrong: with every mistake.
+        """
+        read: _FileTable = strict.read_table(self.converter, self.data, _FileTable)
+        admin = read.admin.listen if read.admin else ""
+        if problems := _repeated(
+            [(("admin", "listen"), admin), *_listens(enumerate(read.listeners), "listeners")],
+            "the same endpoint as ",
+        ):
+            raise Wrong(problems)
+        return Config(read.listeners, read.clusters, admin, read.sources.headroom)
+
+    def _cluster_name(self, value: Any, _: object) -> str:
+        if not isinstance(value, str):
+            raise Wrong.here(f"expected the name of a cluster, not {found(value)}")
+        if value not in self.cluster_names:
+            near = did_you_mean(value, self.cluster_names, "'")
+            raise Wrong.here(f"there is no cluster {value!r}{near}")
+        return value
+
+    def _clusters(self, value: Any, _: object) -> tuple[Cluster, ...]:
+        if not isinstance(value, dict):
+            raise Wrong.here(f"expected [clusters.NAME] tables, not {found(value)}")
+        named = ((name, (name, table)) for name, table in value.items())
+        good, problems = strict.each(named, self._cluster)
+        if problems:
+            raise Wrong(problems)
+        return tuple(good.values())
+
+    def _cluster(self, named: tuple[str, Any]) -> Cluster:
+        name, table = named
+        if not _is_name(name):
+            raise Wrong.here(f"expected {_name.expected}, not {found(name)}")
+        read = strict.read_table(self.converter, table, _ClusterTable)
+        return Cluster(name, **attrs.asdict(read, recurse=False))
+
+    def _backends(self, value: Any, _: object) -> tuple[Backend, ...]:
+        if not isinstance(value, list):
+            raise Wrong.here(f"expected a list of addresses, not {found(value)}")
+        good, problems = strict.each(enumerate(value), self._backend)
+        problems += _repeated(
+            (((index,), backend.address) for index, group in good.items() for backend in group),
+            "the same address as backends",
+        )
+        if problems:
+            raise Wrong(problems)
+        return tuple(backend for group in good.values() for backend in group)
+
+    def _backend(self, value: Any) -> tuple[Backend, ...]:
+        """One entry of a list of backends: one for each address that its name has."""
+        if isinstance(value, dict):
+            read: _BackendTable = strict.read_table(self.converter, value, _BackendTable)
+        else:
+            read = _BackendTable(_address(value, None))
+        written = read.address
+        if written.is_unix or written.is_ip:
+            return (Backend(written, read.weight, read.backup),)
+        name = f"the name {written.host!r} does not resolve"
+        try:
+            hosts = self.resolve(written.host)
+        except OSError as error:
+            raise Wrong.here(f"{name}: {error.strerror or error}") from error
+        if not hosts:
+            raise Wrong.here(f"{name}: it has no address")
+        return tuple(
+            Backend(Address(host, written.port), read.weight, read.backup, str(written))
+            for host in dict.fromkeys(hosts)
+        )
+
+    def _listeners(self, value: Any, _: object) -> tuple[Listener, ...]:
+        if not isinstance(value, list):
+            raise Wrong.here(f"expected [[listeners]] tables, not {found(value)}")
+        numbered = ((index, (index, table)) for index, table in enumerate(value))
+        good, problems = strict.each(numbered, self._listener)
+        names = (((index, "name"), listener.name) for index, listener in good.items())
+        problems += _repeated(names, "the same name as listeners")
+        problems += _repeated(_listens(good.items()), "the same endpoint as listeners")
+        if problems:
+            raise Wrong(problems)
+        return tuple(good.values())
+
+    def _listener(self, numbered: tuple[int, Any]) -> Listener:
+        index, table = numbered
+        if not isinstance(table, dict):
+            raise Wrong.here(f"expected a table, not {found(table)}")
+        own = {"name": f"listener-{index + 1}"}
+        own |= {key: value for key, value in table.items() if key in LISTENER_KEYS}
+        others = {key: value for key, value in table.items() if key not in LISTENER_KEYS}
+        parts = (
+            ("own", lambda: strict.read_table(self.converter, own, _ListenerTable)),
+            ("settings", lambda: self._settings(own.get("mode"), others)),
+        )
+        good, problems = strict.each(parts, lambda read: read())
+        if problems:
+            raise Wrong((path[1:], message) for path, message in problems)
+        mode, settings = good["settings"]
+        listener = Listener(**attrs.asdict(good["own"], recurse=False), settings=settings)
+        try:
+            mode.check(listener)
+        except ValueError as error:
+            raise Wrong.here(str(error)) from error
+        return listener
+
+    def _settings(self, name: object, table: dict[str, Any]) -> tuple[IMode, object]:
+        """The mode, and the keys that are its own, as an instance of its settings class."""
+        if not isinstance(name, str) or name not in self.modes:
+            # Without a mode nobody knows its keys; but `mdoe` is one of ours.
+            near = ((key, did_you_mean(key, LISTENER_KEYS)) for key in table)
+            raise Wrong(((key,), f"unknown key{text}") for key, text in near if text)
+        try:
+            mode = IMode(cast("Callable[[], object]", self.modes[name].load())())
+        except Exception as error:
+            reason = f"the mode {name!r} cannot be loaded: {_reason(error)}"
+            raise Wrong([(("mode",), reason)]) from error
+        return mode, strict.read_table(self.converter, table, mode.settings, LISTENER_KEYS)
+
+
+def _listens(listeners: Iterable[tuple[int, Listener]], *around: str) -> list[tuple[KeyPath, str]]:
+    return [
+        ((*around, index, "listen"), listener.listen)
+        for index, listener in listeners
+        if not _ANY_PORT.match(listener.listen)
+    ]
+
+
+def _repeated(placed: Iterable[tuple[KeyPath, object]], what: str) -> list[Problem]:
+    """A problem for each value that has been there before, naming the place of the first."""
+    first: dict[object, KeyPath] = {}
+    return [
+        (path, f"{what}{dotted(first[value])}: {value}")
+        for path, value in placed
+        if first.setdefault(value, path) != path
+    ]
+
+
+def _address(value: Any, _: object) -> Address:
+    if not isinstance(value, str):
+        raise Wrong.here(f"expected an address such as 10.0.0.1:80, not {found(value)}")
+    try:
+        return Address.parse(value)
+    except ValueError as error:
+        raise Wrong.here(str(error)) from error
+
+
+def _one_of(known: Iterable[str]) -> _Hook:
+    names = list(known)
+
+    def read(value: Any, _: object) -> Any:
+        if not isinstance(value, str) or value not in names:
+            raise Wrong.here(f"expected one of {', '.join(names)}, not {found(value)}")
+        return value
+
+    return read
+
+
+def _endpoint(value: Any, _: object) -> str:
+    if not isinstance(value, str):
+        raise Wrong.here(f"expected {_ENDPOINT}, not {found(value)}")
+    if fault := _endpoint_fault(value):
+        raise Wrong.here(f"expected {_ENDPOINT}, not {found(value)}: {fault}")
+    return value
+
+
+def _endpoint_fault(text: str) -> str:
+    try:
+        # Parsing asks nothing of the reactor, which there may be none of yet.
+        endpoint = serverFromString(object(), text)
+    except LookupError as error:
+        # Whether systemd has handed the descriptor over is seen where the service starts.
+        return "" if text.startswith("systemd:") else _reason(error)
+    except Exception as error:  # the parsers, plugins among them, raise what they like
+        return _reason(error)
+    port = getattr(endpoint, "_port", 0)
+    if 0 <= port <= _HIGHEST_PORT:
+        return ""
+    return f"a port is at most {_HIGHEST_PORT}"
+
+
+def _reason(error: Exception) -> str:
+    """What an exception says, on one line, without the name of a function that users never see."""
+    return _CALLED.sub("", " ".join(str(error).split())) or type(error).__name__
