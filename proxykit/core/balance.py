@@ -1,0 +1,278 @@
+"""Balancing policies: which of the backends that could take one more is to take it.
+
+Each policy knows only backends that are up and not full, and chooses among a thousand at about the
+cost of choosing among one. Ties go round: equal backends take turns.
+
+``weight`` is a share: of two backends with weights 2 and 1 the first gets two thirds.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_left
+from hashlib import blake2b
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING, TypeAlias
+
+from zope.interface import implementer
+
+from proxykit.interfaces import IBalancer
+
+if TYPE_CHECKING:
+    from proxykit.core.registry import BackendState
+
+# A place in a queue, a number that breaks ties (first come, first served), and whose it is.
+_Entry: TypeAlias = tuple[float, int, "BackendState"]
+
+#: Stale entries that a heap may hold before it is made anew: as many again as it has live ones, and
+#: this many more.
+_STALE_ENTRIES = 64
+#: Points on the hash ring of the heaviest backend; the others have theirs in proportion. The share
+#: of a backend varies by about 1/sqrt(points), here 9%.
+RING_POINTS = 128
+
+
+class _HeapPolicy:
+    """A heap of entries, in which only the last entry of each backend counts.
+
+    An entry that is out of date is dropped when it comes up, so that a change costs one push.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[_Entry] = []
+        self._last: dict[BackendState, _Entry] = {}
+        self._turns = count()
+
+    def discard(self, backend: BackendState) -> None:
+        self._last.pop(backend, None)
+
+    forget = discard
+
+    def _push(self, backend: BackendState, place: float) -> None:
+        entry = (place, next(self._turns), backend)
+        self._last[backend] = entry
+        heappush(self._heap, entry)
+        if len(self._heap) > 2 * len(self._last) + _STALE_ENTRIES:
+            self._heap = list(self._last.values())
+            heapify(self._heap)
+
+    def _pop(self, avoid: set[BackendState]) -> _Entry | None:
+        """Take the first entry that counts and is not to be avoided out of the heap."""
+        passed = []
+        found = None
+        while self._heap:
+            entry = heappop(self._heap)
+            backend = entry[2]
+            if self._last.get(backend) is not entry:
+                continue
+            if backend not in avoid:
+                found = entry
+                break
+            passed.append(entry)
+        for entry in passed:
+            heappush(self._heap, entry)
+        return found
+
+
+@implementer(IBalancer)
+class RoundRobin(_HeapPolicy):
+    """One after the other, the heavier more often, evenly spread.
+
+    Each backend has a time at which its next turn is due, and turns are ``1 / weight`` apart
+    (earliest deadline first; the first is due after half of that, which interleaves them).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+
+    def add(self, backend: BackendState) -> None:
+        self._push(backend, self._now + 0.5 / backend.weight)
+
+    def update(self, backend: BackendState) -> None:
+        """The load does not matter here."""
+
+    def choose(self, client: str, avoid: set[BackendState]) -> BackendState | None:
+        entry = self._pop(avoid)
+        if entry is None:
+            return None
+        self._now, _, backend = entry
+        self._push(backend, self._now + 1.0 / backend.weight)
+        return backend
+
+
+@implementer(IBalancer)
+class LeastConnections(_HeapPolicy):
+    """The one with the least in flight for its weight: requests or L4 connections, not sockets."""
+
+    def add(self, backend: BackendState) -> None:
+        self._push(backend, (backend.in_flight + 1) / backend.weight)
+
+    def update(self, backend: BackendState) -> None:
+        if backend in self._last:
+            self._push(backend, (backend.in_flight + 1) / backend.weight)
+
+    def choose(self, client: str, avoid: set[BackendState]) -> BackendState | None:
+        entry = self._pop(avoid)
+        if entry is None:
+            return None
+        # It goes back to the end of those with the same load, so that equals take turns even when
+        # nothing comes of this choice.
+        self._push(entry[2], entry[0])
+        return entry[2]
+
+
+@implementer(IBalancer)
+class RandomTwoChoices:
+    """The less loaded of two drawn at random, in proportion to their weights.
+
+    Nearly as even as least-connections, and without the herd that follows when many proxies know
+    the same least loaded backend (Mitzenmacher, "The power of two choices", 2001).
+
+    :param source: of random numbers; one with a seed makes it repeatable.
+    """
+
+    def __init__(self, source: random.Random | None = None) -> None:
+        self._random = source or random.Random()
+        # Those of one weight in one list: a weight is drawn first, and there are few.
+        self._groups: dict[int, list[BackendState]] = {}
+        self._index: dict[BackendState, int] = {}
+
+    def add(self, backend: BackendState) -> None:
+        group = self._groups.setdefault(backend.weight, [])
+        self._index[backend] = len(group)
+        group.append(backend)
+
+    def discard(self, backend: BackendState) -> None:
+        index = self._index.pop(backend, None)
+        if index is None:
+            return
+        group = self._groups[backend.weight]
+        last = group.pop()
+        if last is not backend:
+            group[index] = last
+            self._index[last] = index
+        if not group:
+            del self._groups[backend.weight]
+
+    forget = discard
+
+    def update(self, backend: BackendState) -> None:
+        """The load is read when two are compared."""
+
+    def choose(self, client: str, avoid: set[BackendState]) -> BackendState | None:
+        first = self._draw(avoid)
+        if first is None:
+            return None
+        second = self._draw(avoid | {first})
+        if second is None:
+            return first
+        first_load = (first.in_flight + 1) / first.weight
+        return first if first_load <= (second.in_flight + 1) / second.weight else second
+
+    def _draw(self, avoid: set[BackendState]) -> BackendState | None:
+        """One at random; None where all are to be avoided."""
+        if len(avoid) < len(self._index):
+            # With few to be avoided, drawing again is cheaper than leaving them out.
+            for _ in range(8):
+                backend = self._draw_any()
+                if backend not in avoid:
+                    return backend
+        left = [backend for backend in self._index if backend not in avoid]
+        if not left:
+            return None
+        return self._random.choices(left, [backend.weight for backend in left])[0]
+
+    def _draw_any(self) -> BackendState:
+        ticket = self._random.random() * sum(
+            weight * len(group) for weight, group in self._groups.items()
+        )
+        for weight, group in self._groups.items():
+            share = weight * len(group)
+            if ticket < share:
+                break
+            ticket -= share
+        # Rounding may leave the ticket a hair past the last one.
+        return group[min(int(ticket / weight), len(group) - 1)]
+
+
+@implementer(IBalancer)
+class SourceHash:
+    """The same client always to the same backend, by a consistent hash of its address.
+
+    Each backend has points on a ring, and a client goes to the first point after its own hash
+    (Karger et al., "Consistent hashing and random trees", 1997): one more among N backends moves
+    about 1/N of the clients. A client whose backend is full or down goes on along the ring. The
+    points are in proportion to the largest weight, so a backend that is not heavier than all others
+    moves nobody but those that it gets.
+    """
+
+    def __init__(self) -> None:
+        self._members: set[BackendState] = set()
+        self._open: set[BackendState] = set()
+        self._heaviest = 0
+        # Points in the order of their hashes; the address breaks a tie alike everywhere.
+        self._ring: list[tuple[int, str, BackendState]] = []
+        # Membership that the ring does not show yet. The next choice brings it up to date, so
+        # that a thousand backends come in at once.
+        self._joined: list[BackendState] = []
+        self._left = False
+
+    def add(self, backend: BackendState) -> None:
+        self._open.add(backend)
+        if backend not in self._members:  # else it was full or down; its points are still there
+            self._members.add(backend)
+            self._joined.append(backend)
+
+    def discard(self, backend: BackendState) -> None:
+        self._open.discard(backend)
+
+    def forget(self, backend: BackendState) -> None:
+        self._open.discard(backend)
+        self._members.discard(backend)
+        self._left = True
+
+    def update(self, backend: BackendState) -> None:
+        """The load does not matter here."""
+
+    def choose(self, client: str, avoid: set[BackendState]) -> BackendState | None:
+        if self._joined or self._left:
+            self._settle()
+        usable = self._open - avoid if avoid else self._open
+        if not usable:
+            return None
+        ring = self._ring
+        start = bisect_left(ring, (_hash(client),))
+        # ``usable`` is not empty, and each of its backends has a point.
+        return next(
+            backend
+            for index in range(start, start + len(ring))
+            if (backend := ring[index % len(ring)][2]) in usable
+        )
+
+    def _settle(self) -> None:
+        """Bring the ring up to date."""
+        heaviest = max((backend.weight for backend in self._members), default=0)
+        if heaviest != self._heaviest:
+            self._heaviest = heaviest
+            self._ring, self._joined = [], list(self._members)
+        elif self._left:
+            self._ring = [point for point in self._ring if point[2] in self._members]
+        for backend in self._joined:
+            if backend in self._members:
+                address = str(backend.address)
+                self._ring.extend(
+                    (_hash(f"{address}#{index}"), address, backend)
+                    for index in range(max(1, RING_POINTS * backend.weight // heaviest))
+                )
+        self._ring.sort(key=_place)
+        self._joined, self._left = [], False
+
+
+def _place(point: tuple[int, str, BackendState]) -> tuple[int, str]:
+    return point[0], point[1]
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")

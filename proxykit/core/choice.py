@@ -1,0 +1,98 @@
+"""One upstream choice, and one attempt at one backend: what flow, connectors and modes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IProtocol
+
+    from proxykit.core.flow import Flow
+    from proxykit.core.registry import BackendState, ClusterState
+    from proxykit.core.waiting import Ticket
+    from proxykit.errors import ProxyError
+    from proxykit.interfaces import IConnector
+    from proxykit.model import ConnInfo
+
+
+class Choice:
+    """What a mode asks of flow, and flow's notes on it.
+
+    :param cluster: whose backends may be chosen.
+    :param info: on whose behalf.
+    :param connector: what makes the attempts: for new sockets, or a pool.
+    :param protocol: makes the protocol for a new socket. When that is connected and ready for use,
+        it calls ``attempt.succeeded(upstream)`` with what the mode is to be given.
+    """
+
+    __slots__ = (
+        "attempt",
+        "cluster",
+        "connector",
+        "error",
+        "info",
+        "protocol",
+        "result",
+        "started",
+        "ticket",
+        "tried",
+    )
+
+    def __init__(
+        self,
+        cluster: ClusterState,
+        info: ConnInfo,
+        connector: IConnector,
+        protocol: Callable[[Attempt], IProtocol],
+    ) -> None:
+        self.cluster = cluster
+        self.info = info
+        self.connector = connector
+        self.protocol = protocol
+        self.tried: set[BackendState] = set()
+        self.started: float | None = None
+        self.attempt: Attempt | None = None
+        self.ticket: Ticket | None = None
+        self.result: Deferred[Attempt] | None = None
+        self.error: ProxyError | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it stands in the queue."""
+        return self.ticket is not None
+
+
+class Attempt:
+    """One try of one choice at one backend. It counts as load on the backend until it ends.
+
+    :ivar upstream: what the mode is given; None until the attempt has succeeded.
+    :ivar handle: the connector's own note.
+    """
+
+    __slots__ = ("_ended", "_flow", "backend", "choice", "handle", "upstream")
+
+    def __init__(self, flow: Flow, choice: Choice, backend: BackendState) -> None:
+        self._flow = flow
+        self._ended = False
+        self.choice = choice
+        self.backend = backend
+        self.upstream: Any = None
+        self.handle: Any = None
+        backend.load(+1)
+
+    def succeeded(self, upstream: object) -> None:
+        """The connector has an upstream."""
+        self.upstream = upstream
+        self._flow.succeeded(self)
+
+    def failed(self, error: ProxyError) -> None:
+        """The connector has none."""
+        self._flow.failed(self, error)
+
+    def end(self) -> None:
+        """The work is done, or came to nothing. Ending twice does nothing."""
+        if not self._ended:
+            self._ended = True
+            self.backend.load(-1)

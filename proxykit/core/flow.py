@@ -1,0 +1,222 @@
+"""The main flow: one upstream choice, from "who takes this?" to a connected upstream.
+
+An L4 mode makes one choice per connection, HTTP/1 one per request, HTTP/2 one per stream::
+
+    choice = Choice(registry.cluster("web"), info, connector, protocol)
+    got = flow.upstream(choice)             # an Attempt at once, or a Deferred of one
+    ...
+    attempt.upstream                        # what the connector made: use it
+    attempt.end()                           # once, when the work is done
+
+A choice goes through its cluster's backends until one of them serves it:
+
+1. the cluster picks a backend that is up, has room and has not been tried by this choice;
+2. the connector makes one attempt at it, which is ready at once (a pooled connection), under way,
+   refused for want of room (then the cluster picks another one), or failed;
+3. when all that are left are full, the choice waits in the cluster's one queue;
+4. when an attempt failed and another try is safe, it starts again, without that backend.
+
+It ends with an upstream, or with a ``ProxyError`` that says why there is none. Nobody else decides
+on another try: a mode that loses an upstream later asks ``again``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
+
+from proxykit.core.choice import Attempt, Choice
+from proxykit.core.waiting import Full
+from proxykit.errors import ProxyError, Retry, Side
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+    from proxykit.core.deadlines import Deadlines
+    from proxykit.interfaces import IRegistry
+
+
+class Flow:
+    """See this module.
+
+    :param registry: knows the clusters.
+    :param deadlines: where modes keep their timeouts.
+    :param clock: tells the time.
+    """
+
+    _log = Logger()
+
+    def __init__(self, registry: IRegistry, deadlines: Deadlines, clock: IReactorTime) -> None:
+        self.registry = registry
+        self.deadlines = deadlines
+        self.clock = clock
+
+    def upstream(self, choice: Choice) -> Attempt | Deferred[Attempt]:
+        """Find an upstream.
+
+        :returns: the attempt that has it, at once where that is possible. Otherwise a Deferred:
+            it fails with ``ProxyError`` where there is none to be had; cancelling it leaves the
+            queue, or ends the attempt that is under way.
+        """
+        if choice.started is None:
+            choice.started = self.clock.seconds()
+        try:
+            got = self._try(choice)
+            if isinstance(got, Full):
+                self._wait(choice, got)
+        except ProxyError as error:
+            return fail(error)
+        if isinstance(got, Attempt):
+            return got
+        choice.result = Deferred(lambda _: self._leave(choice))
+        return choice.result
+
+    def again(self, attempt: Attempt, error: ProxyError) -> Attempt | Deferred[Attempt]:
+        """An upstream was lost after it had been given: try another, if that is safe.
+
+        :param attempt: the one that had it; it ends here.
+        :returns: as ``upstream`` does; it fails with ``error`` where another try is not safe.
+        """
+        choice = attempt.choice
+        try:
+            self._note(attempt, error)
+        except ProxyError:
+            return fail(error)
+        return self.upstream(choice)
+
+    def _try(self, choice: Choice) -> Attempt | Full | None:
+        """Try one backend after the other.
+
+        :returns: an attempt with its upstream; None: one is under way; ``Full``: what to wait for.
+        :raises ProxyError: there is nobody left to try.
+        """
+        cluster = choice.cluster
+        while True:
+            backend = cluster.pick(choice.info.client_host, choice.tried)
+            if isinstance(backend, Full):
+                return backend
+            if backend is None:
+                raise choice.error or _error(f"no backend of cluster {cluster.config.name} is up")
+            attempt = Attempt(self, choice, backend)
+            try:
+                got = choice.connector.attempt(attempt)
+            except ProxyError as error:
+                self._note(attempt, error)
+                continue
+            if isinstance(got, Full):
+                attempt.end()
+                cluster.block(backend, got)
+                continue
+            choice.attempt = attempt
+            return attempt if got else None
+
+    def _note(self, attempt: Attempt, error: ProxyError) -> None:
+        """Note a failed attempt; raise its error if there may be no other."""
+        attempt.end()
+        choice, backend = attempt.choice, attempt.backend
+        choice.attempt = None
+        if error.side is Side.UPSTREAM:
+            backend.failures += 1
+            backend.failing += 1
+            if backend.failing == 1:  # not each of a thousand times
+                self._log.warn(
+                    "{cluster} {backend}: {why}",
+                    cluster=choice.cluster.config.name,
+                    backend=backend.address,
+                    why=error.message,
+                )
+        choice.tried.add(backend)
+        choice.error = error
+        begun = choice.started or 0.0
+        late = self.clock.seconds() - begun > choice.cluster.config.deadline
+        if error.retry is Retry.NEVER or late:
+            raise error
+
+    def succeeded(self, attempt: Attempt) -> None:
+        """The connector has an upstream for this attempt."""
+        backend = attempt.backend
+        backend.served += 1
+        if backend.failing:
+            self._log.info(
+                "{cluster} {backend}: works again, after {failures} failed attempts",
+                cluster=backend.cluster.config.name,
+                backend=backend.address,
+                failures=backend.failing,
+            )
+            backend.failing = 0
+        self._settle(attempt.choice, attempt)
+
+    def failed(self, attempt: Attempt, error: ProxyError) -> None:
+        choice = attempt.choice
+        try:
+            self._note(attempt, error)
+            got = self._try(choice)
+            if isinstance(got, Full):
+                self._wait(choice, got)
+            elif got is not None:
+                self._settle(choice, got)
+        except ProxyError as last:
+            self._settle(choice, last)
+
+    def _wait(self, choice: Choice, full: Full) -> None:
+        """Join the queue.
+
+        :raises ProxyError: it is full as well.
+        """
+        queue, name = choice.cluster.queue, choice.cluster.config.name
+        choice.ticket = queue.join(lambda: self._serve(choice), lambda: self._late(choice, full))
+        if choice.ticket is None:
+            raise _error(
+                f"{full.what}; the queue of cluster {name} is full (queue = {queue.limit})"
+            )
+
+    def _serve(self, choice: Choice) -> bool:
+        """There may be room for one that waits."""
+        try:
+            got: Attempt | Full | ProxyError | None = self._try(choice)
+        except ProxyError as error:
+            got = error
+        if isinstance(got, Full):
+            return False
+        self._leave_queue(choice)
+        if got is not None:
+            self._settle(choice, got)
+        return True
+
+    def _late(self, choice: Choice, full: Full) -> None:
+        choice.ticket = None
+        config = choice.cluster.config
+        self._settle(
+            choice,
+            _error(f"waited {config.queue_timeout:g} s in the queue of {config.name}: {full.what}"),
+        )
+
+    def _leave(self, choice: Choice) -> None:
+        """The mode has cancelled its Deferred."""
+        choice.result = None
+        self._leave_queue(choice)
+        attempt, choice.attempt = choice.attempt, None
+        if attempt is not None:
+            choice.connector.cancel(attempt)
+            attempt.end()
+
+    def _leave_queue(self, choice: Choice) -> None:
+        if choice.ticket is not None:
+            choice.ticket.leave()
+            choice.ticket = None
+
+    def _settle(self, choice: Choice, outcome: Attempt | ProxyError) -> None:
+        """Tell the mode. What it then does must find the books in order."""
+        result, choice.result = choice.result, None
+        if result is not None:
+            if isinstance(outcome, Attempt):
+                result.callback(outcome)
+            else:
+                result.errback(outcome)
+
+
+def _error(message: str) -> ProxyError:
+    """Proxykit's own refusal, for want of room or of backends: the client may come back later."""
+    return ProxyError(message, side=Side.PROXY, retry=Retry.NEVER, status=503)

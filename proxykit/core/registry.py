@@ -1,0 +1,278 @@
+"""The clusters and the state of their backends, shared by all listeners.
+
+A cluster has two tiers: backends, and backups for when no other is up. Each tier has a balancer,
+which knows the backends that could take one more; whoever turns out to be full is taken out of it
+(``block``) until it says that something came free (``wake``), so a choice costs the same when most
+backends are full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from zope.interface import implementer
+
+from proxykit.core.waiting import Full, Queue
+from proxykit.interfaces import IRegistry
+
+if TYPE_CHECKING:
+    from proxykit.core.deadlines import Deadlines
+    from proxykit.interfaces import IBalancer
+    from proxykit.model import Address, Backend, Cluster
+
+#: ``drain`` and ``down`` take nothing new. What they carry lives on until it ends; a ``down``
+#: backend is one that is believed to be dead.
+State = Literal["up", "drain", "down"]
+STATES: tuple[State, ...] = get_args(State)
+
+
+class BackendState:
+    """One backend at run time.
+
+    :ivar in_flight: requests or L4 connections that it serves now, those being connected included.
+    :ivar connections: sockets that are connected to it or being connected.
+    :ivar failures: failed attempts since the start; ``failing``: those since the last success.
+    :ivar served: attempts that succeeded, since the start.
+    :ivar full: what there is none of, while it is full.
+    """
+
+    __slots__ = (
+        "address",
+        "cluster",
+        "config",
+        "connections",
+        "failing",
+        "failures",
+        "full",
+        "in_flight",
+        "removed",
+        "served",
+        "state",
+        "tier",
+        "weight",
+    )
+
+    def __init__(self, config: Backend, cluster: ClusterState, tier: Tier) -> None:
+        self.config = config
+        self.address: Address = config.address
+        self.weight = config.weight
+        self.cluster = cluster
+        self.tier = tier
+        self.in_flight = 0
+        self.connections = 0
+        self.failures = 0
+        self.failing = 0
+        self.served = 0
+        self.state: State = "up"
+        self.removed = False
+        self.full: Full | None = None
+
+    def __repr__(self) -> str:
+        return f"<backend {self.address} of {self.cluster.config.name}>"
+
+    @property
+    def usable(self) -> bool:
+        """Whether new work may be sent to it, once there is room."""
+        return self.state == "up" and not self.removed
+
+    def load(self, change: int) -> None:
+        """One more, or one less, in flight."""
+        self.in_flight += change
+        self.tier.balancer.update(self)
+
+    def wake(self) -> None:
+        """Something of its own came free: a port, a connection, a slot."""
+        if self.full is not None:
+            self.full = None
+            if self.usable:
+                self.tier.balancer.add(self)
+                self.tier.open += 1
+                self.cluster.queue.wake()
+        if self.removed and not self.connections:
+            self.cluster.leaving.pop(self.address, None)
+
+    def snapshot(self) -> dict[str, Any]:
+        """One backend as ``/api/clusters`` shows it."""
+        return {
+            "address": str(self.address),
+            "name": self.config.name,
+            "state": "removed" if self.removed else self.state,
+            "weight": self.weight,
+            "backup": self.config.backup,
+            "in_flight": self.in_flight,
+            "connections": self.connections,
+            "served": self.served,
+            "failures": self.failures,
+            "full": self.full.what if self.full is not None else None,
+        }
+
+
+class Tier:
+    """The backends of one cluster that are used, or the backups.
+
+    :ivar up: how many may be sent new work.
+    :ivar open: how many of these are not full: those that the balancer knows.
+    """
+
+    __slots__ = ("balancer", "open", "up")
+
+    def __init__(self, balancer: IBalancer) -> None:
+        self.balancer = balancer
+        self.up = 0
+        self.open = 0
+
+
+class ClusterState:
+    """One cluster at run time: its backends, by address, and its queue.
+
+    :ivar leaving: backends that were removed and still have connections.
+    """
+
+    def __init__(
+        self, config: Cluster, make_balancer: Callable[[], IBalancer], deadlines: Deadlines
+    ) -> None:
+        self.config = config
+        self.backends: dict[Address, BackendState] = {}
+        self.leaving: dict[Address, BackendState] = {}
+        self.queue = Queue(config.queue, config.queue_timeout, deadlines, self._has_room)
+        self._used, self._backup = Tier(make_balancer()), Tier(make_balancer())
+        for backend in config.backends:
+            self.add(backend)
+
+    def _has_room(self) -> bool:
+        return self._used.open > 0 or self._backup.open > 0
+
+    def add(self, config: Backend) -> BackendState:
+        """Take a backend in; one that was just removed keeps the connections it still has.
+
+        :raises ValueError: it is there already.
+        """
+        if config.address in self.backends:
+            raise ValueError(f"{config.address} is in cluster {self.config.name} already")
+        tier = self._backup if config.backup else self._used
+        backend = BackendState(config, self, tier)
+        former = self.leaving.pop(config.address, None)
+        if former is not None:
+            # Its attempts and leases hold on to the former object: that one comes back.
+            former.config, former.weight, former.tier = config, config.weight, tier
+            former.removed, former.state, former.full = False, "up", None
+            backend = former
+        self.backends[config.address] = backend
+        self._enter(backend)
+        return backend
+
+    def remove(self, address: Address) -> None:
+        """Nothing new for this backend; what it carries lives on until it ends.
+
+        :raises KeyError: there is none.
+        """
+        backend = self.backends.pop(address)
+        self._leave(backend)
+        backend.removed = True
+        backend.tier.balancer.forget(backend)
+        if backend.connections:
+            self.leaving[address] = backend
+        self.queue.wake(everyone=True)
+
+    def set_state(self, address: Address, state: State) -> None:
+        """Drain a backend, take it down, or bring it up again.
+
+        :raises KeyError: there is none.
+        :raises ValueError: there is no such state.
+        """
+        if state not in STATES:
+            raise ValueError(f"expected one of {', '.join(STATES)}, not {state!r}")
+        backend = self.backends[address]
+        self._leave(backend)
+        backend.state = state
+        self._enter(backend)
+
+    def _enter(self, backend: BackendState) -> None:
+        if backend.usable:
+            backend.tier.up += 1
+            if backend.full is None:
+                backend.tier.open += 1
+                backend.tier.balancer.add(backend)
+        self.queue.wake(everyone=True)
+
+    def _leave(self, backend: BackendState) -> None:
+        if backend.usable:
+            backend.tier.up -= 1
+            if backend.full is None:
+                backend.tier.open -= 1
+                backend.tier.balancer.discard(backend)
+
+    def pick(self, client: str, tried: set[BackendState]) -> BackendState | Full | None:
+        """A backend that could take one more and is not among those tried.
+
+        :returns: ``Full`` where all that are left are full, None where none is left at all.
+        """
+        for tier in (self._used, self._backup):
+            left = tier.up
+            if tried:
+                left -= sum(1 for backend in tried if backend.tier is tier and backend.usable)
+            if left > 0:
+                return tier.balancer.choose(client, tried) or self._full(tier)
+        return None
+
+    def block(self, backend: BackendState, full: Full) -> None:
+        """It turned out to be full; it will ``wake`` when it is not."""
+        if backend.full is None and backend.usable:
+            backend.tier.open -= 1
+            backend.tier.balancer.discard(backend)
+        backend.full = full
+
+    def _full(self, tier: Tier) -> Full:
+        first = next(
+            backend.full.what
+            for backend in self.backends.values()
+            if backend.tier is tier and backend.usable and backend.full is not None
+        )
+        others = tier.up - tier.open - 1
+        return Full(f"{first}, and {others} more are full" if others > 0 else first)
+
+    def snapshot(self) -> dict[str, Any]:
+        """One cluster as ``/api/clusters`` shows it."""
+        states = [*self.backends.values(), *self.leaving.values()]
+        return {
+            "name": self.config.name,
+            "balance": self.config.balance,
+            "max_connections": self.config.max_connections,
+            "queue": {
+                "waiting": len(self.queue),
+                "limit": self.queue.limit,
+                "timed_out": self.queue.timed_out,
+                "refused": self.queue.refused,
+            },
+            "backends": [backend.snapshot() for backend in states],
+        }
+
+
+@implementer(IRegistry)
+class Registry:
+    """See ``IRegistry``.
+
+    :param deadlines: where the queues' timeouts are kept.
+    """
+
+    def __init__(self, deadlines: Deadlines) -> None:
+        self._deadlines = deadlines
+        self._clusters: dict[str, ClusterState] = {}
+
+    def add(self, config: Cluster, make_balancer: Callable[[], IBalancer]) -> ClusterState:
+        """Take a cluster in.
+
+        :raises ValueError: there is one of that name.
+        """
+        if config.name in self._clusters:
+            raise ValueError(f"there is a cluster {config.name} already")
+        state = self._clusters[config.name] = ClusterState(config, make_balancer, self._deadlines)
+        return state
+
+    def cluster(self, name: str) -> ClusterState:
+        """See ``IRegistry.cluster``."""
+        return self._clusters[name]
+
+    def __iter__(self) -> Iterator[ClusterState]:
+        return iter(self._clusters.values())

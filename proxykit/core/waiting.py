@@ -1,0 +1,131 @@
+"""The one queue: nothing else in proxykit waits for room.
+
+Each cluster has one. Who finds every backend full or out of ports takes a ticket; when something
+comes free, tickets are offered it in the order they were taken. The queue is bounded, and a ticket
+has a deadline.
+
+Between two calls this holds: no ticket could be served with what is free. So a newcomer that finds
+room overtakes nobody, and need not look at the queue at all.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from proxykit.core.deadlines import Deadline, Deadlines
+
+
+@frozen
+class Full:
+    """There is no room, at the moment.
+
+    :ivar what: what there is none of, naming it, with figures.
+    """
+
+    what: str
+
+
+class Ticket:
+    """A place in the queue."""
+
+    __slots__ = ("_deadline", "_queue", "late", "serve")
+
+    def __init__(self, queue: Queue, serve: Callable[[], bool], late: Callable[[], object]) -> None:
+        self._queue = queue
+        self._deadline: Deadline | None = None
+        self.serve = serve
+        self.late = late
+
+    def leave(self) -> None:
+        """Give the place up: served, gone, or too late. Leaving twice does nothing."""
+        self._queue._tickets.pop(self, None)
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _expire(self) -> None:
+        self.leave()
+        self._queue.timed_out += 1
+        self.late()
+
+
+class Queue:
+    """Tickets in the order they were taken.
+
+    :param limit: how many may wait.
+    :param timeout: seconds that one may wait.
+    :param room: whether anything is free at all; asked before each ticket is offered it.
+    """
+
+    def __init__(
+        self, limit: int, timeout: float, deadlines: Deadlines, room: Callable[[], bool]
+    ) -> None:
+        self.limit = limit
+        self.timeout = timeout
+        #: How many deadlines came before room did, since the start.
+        self.timed_out = 0
+        #: How many found the queue itself full, since the start.
+        self.refused = 0
+        self._deadlines = deadlines
+        self._room = room
+        # An OrderedDict, for its first key is found at once; a dict looks at all that were deleted.
+        self._tickets: OrderedDict[Ticket, None] = OrderedDict()
+        self._waking = False
+        self._again = False
+        self._everyone = False
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def join(self, serve: Callable[[], bool], late: Callable[[], object]) -> Ticket | None:
+        """Take a place at the end; None: there is none.
+
+        :param serve: is called when there may be room. It leaves the queue and returns True, or
+            returns False when it still has to wait.
+        :param late: is called at the deadline, after the place was given up.
+        """
+        if len(self._tickets) >= self.limit:
+            self.refused += 1
+            return None
+        ticket = Ticket(self, serve, late)
+        self._tickets[ticket] = None
+        ticket._deadline = self._deadlines.add(self.timeout, ticket._expire)
+        return ticket
+
+    def wake(self, everyone: bool = False) -> None:
+        """Something came free: offer it, first come first served.
+
+        :param everyone: also those for whom there is no room, because what they could wait for has
+            changed, and perhaps gone.
+        """
+        # Serving one may set off the next wake(), as when its backend refuses at once: then this
+        # loop goes round again, rather than recurse.
+        self._again = True
+        self._everyone |= everyone
+        if self._waking:
+            return
+        self._waking = True
+        try:
+            while self._again:
+                everyone, self._again, self._everyone = self._everyone, False, False
+                self._offer(everyone)
+        finally:
+            self._waking = False
+
+    def _offer(self, everyone: bool) -> None:
+        tickets = self._tickets
+        while tickets and self._room():
+            if not next(iter(tickets)).serve():
+                break
+        # Either there is no room any more or the first one cannot use it (it has tried that backend
+        # already): then the others are asked as well, each once.
+        for ticket in tuple(tickets) if everyone or self._room() else ():
+            if not everyone and not self._room():
+                break
+            if ticket in tickets:
+                ticket.serve()
