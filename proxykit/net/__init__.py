@@ -1,0 +1,1 @@
+"""Sockets: what listens, what connects, and what moves bytes between the two."""

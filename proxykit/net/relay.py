@@ -1,0 +1,150 @@
+"""The relay: two connections, each the other's outlet.
+
+Bytes are handed on as they come. What is buffered towards one side is bounded by pausing the other
+(push producers of Twisted: 64 KiB, plus one read). The end of one side's bytes is passed on as the
+end (half-close), a reset as a reset, and what was still on its way goes first.
+
+A relay ends when both sides have ended, or one is reset, or neither has sent anything for
+``idle_timeout`` seconds, which also bounds the time that the last bytes may take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.address import UNIXAddress
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol
+from zope.interface import implementer
+
+if TYPE_CHECKING:
+    from twisted.python.failure import Failure
+
+    from proxykit.core.deadlines import Deadline, Deadlines
+
+
+@implementer(IHalfCloseableProtocol)
+class RelaySide(Protocol):
+    """One of a relay's two connections. Until a relay is there, its bytes are not looked at here.
+
+    :ivar name: how the log calls this side.
+    :ivar received: bytes that came from this side.
+    """
+
+    transport: Any
+    name = ""
+    relay: Relay | None = None
+    received = 0
+    #: What has ended: the bytes that come from here; those that go there.
+    read_ended = False
+    gone = False
+
+    def dataReceived(self, data: bytes) -> None:
+        """Hand it on."""
+        relay = self.relay
+        assert relay is not None
+        self.received += len(data)
+        (relay.upstream if self is relay.client else relay.client).transport.write(data)
+        relay.deadline.touch()
+
+    def readConnectionLost(self) -> None:
+        """Nothing more will come from this side."""
+        self.read_ended = True
+        if self.relay is not None:
+            self.relay.read_ended(self)
+
+    def writeConnectionLost(self) -> None:
+        """All that was to go to this side has gone, and the end after it."""
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """This side is gone."""
+        self.gone = True
+        if self.relay is not None:
+            self.relay.lost(self, reason)
+
+
+class Relay:
+    """Joins a client's connection and an upstream one, and ends them together.
+
+    :param idle_timeout: seconds without a byte from either side.
+    :param ended: is called once when both connections are gone, with what ended it, for the log.
+    """
+
+    __slots__ = ("client", "deadline", "ended", "upstream", "why")
+
+    def __init__(
+        self,
+        client: RelaySide,
+        upstream: RelaySide,
+        deadlines: Deadlines,
+        idle_timeout: float,
+        ended: Callable[[str], object],
+    ) -> None:
+        self.client = client
+        self.upstream = upstream
+        self.ended = ended
+        self.why = ""
+        self.deadline: Deadline = deadlines.add(idle_timeout, self._idle)
+
+    def start(self, early: bytes = b"") -> None:
+        """Begin, with what the client has sent already."""
+        client, upstream = self.client, self.upstream
+        client.relay = upstream.relay = self
+        if not client.read_ended:  # reading again would find the end again
+            client.transport.resumeProducing()
+        client.transport.registerProducer(upstream.transport, True)
+        upstream.transport.registerProducer(client.transport, True)
+        if early:
+            upstream.transport.write(early)
+        if client.read_ended:
+            self.read_ended(client)
+
+    def read_ended(self, side: RelaySide) -> None:
+        """One side has sent its end: pass it on; after the other's end, all is over."""
+        self._because(f"{side.name} closed")
+        other = self.upstream if side is self.client else self.client
+        # It produces no more; a producer that is still registered would hold the end back.
+        other.transport.unregisterProducer()
+        other.transport.loseWriteConnection()
+        if other.read_ended:
+            client, upstream = self.client.transport, self.upstream.transport
+            client.loseConnection()
+            upstream.loseConnection()
+
+    def lost(self, side: RelaySide, reason: Failure) -> None:
+        """One connection is gone: so must be the other."""
+        other = self.upstream if side is self.client else self.client
+        if not other.gone:
+            if reason.check(ConnectionDone):
+                self._because(f"{side.name} closed")
+                other.transport.unregisterProducer()
+                other.transport.loseConnection()
+            else:
+                self._because(f"{side.name} reset")
+                other.transport.abortConnection()
+            return
+        self.deadline.cancel()
+        self.ended(self.why)
+
+    def abort(self, why: str) -> None:
+        """End both at once."""
+        self._because(why)
+        for side in (self.client, self.upstream):
+            if not side.gone:
+                side.transport.abortConnection()
+
+    def _idle(self) -> None:
+        self.abort("idle timeout")
+
+    def _because(self, why: str) -> None:
+        """What came first is the reason."""
+        self.why = self.why or why
+
+
+def tune(transport: Any, keepalive: bool) -> None:
+    """Options for a socket that a proxy holds: no delay, keepalive probes. A unix one has none."""
+    if not isinstance(transport.getPeer(), UNIXAddress):
+        transport.setTcpNoDelay(True)
+        transport.setTcpKeepAlive(keepalive)

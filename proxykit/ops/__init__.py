@@ -1,0 +1,1 @@
+"""Running it: the service and the admin listener."""

@@ -1,0 +1,159 @@
+"""The service: one registry, one accountant, one flow, and the listeners that share them.
+
+Embedders use it as ``twistd proxykit`` does::
+
+    proxy = ProxyService(reactor)
+    proxy.apply(config)             # from config.load(), or a model.Config made by hand
+    proxy.startService()
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import DeferredList, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from proxykit.components import components
+from proxykit.core.accountant import Accountant
+from proxykit.core.deadlines import Deadlines
+from proxykit.core.flow import Flow
+from proxykit.core.registry import Registry
+from proxykit.errors import ConfigError, ProxyError
+from proxykit.interfaces import IBalancer, IMode
+from proxykit.model import address_text
+from proxykit.net.connector import Connector
+from proxykit.net.kernel import SourceAddresses, port_range
+from proxykit.net.listener import Listener, endpoint
+from proxykit.ops.admin import admin_site
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+
+    from proxykit import model
+
+
+class ProxyService(Service):
+    """See this module.
+
+    :param reactor: what everything runs on; its clock is used throughout.
+    """
+
+    name = "proxykit"
+    _log = Logger()
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self.deadlines = Deadlines(reactor, lambda: self._log.failure("at a deadline"))
+        self.registry = Registry(self.deadlines)
+        self.accountant = Accountant(port_range(), SourceAddresses(reactor))
+        self.flow = Flow(self.registry, self.deadlines, reactor)
+        self.connector = Connector(reactor, self.accountant, self.deadlines)
+        self.listeners: dict[str, Listener] = {}
+        self._ids = itertools.count(1)
+        # Where each factory is to listen, until it does: its name, the endpoint string.
+        self._to_listen: list[tuple[str, str, Callable[[Any], Deferred[IListeningPort]]]] = []
+        self._admin: IListeningPort | None = None
+
+    def apply(self, config: model.Config) -> None:
+        """Build what the configuration says. Once, before the service is started.
+
+        :raises ConfigError: a listener cannot be served by its mode.
+        """
+        if self.listeners:
+            raise RuntimeError("a configuration is in force already")
+        self.accountant.headroom = config.headroom
+        for cluster in config.clusters:
+            self.registry.add(cluster, _balancer(cluster.balance))
+            for backend in cluster.backends:
+                self._open_page(backend.address)
+        modes = components("mode")
+        for number, each in enumerate(config.listeners):
+            mode = IMode(modes[each.mode].load()())  # type: ignore[operator]
+            try:
+                mode.check(each)
+            except ValueError as error:
+                raise ConfigError([f"listeners[{number}] ({each.name}): {error}"]) from error
+            factory = mode.factory(each, self.flow, self.connector)
+            listener = self._add_listener(each, factory)
+            self._to_listen.append((each.name, each.listen, listener.listen))
+        if config.admin:
+            site = admin_site(self)
+            self._to_listen.append(
+                ("admin", config.admin, lambda at: at.listen(site).addCallback(self._admin_listens))
+            )
+
+    def _add_listener(self, config: model.Listener, factory: IProtocolFactory) -> Listener:
+        listener = Listener(config.name, factory, config.max_connections, self._ids, self.deadlines)
+        self.listeners[config.name] = listener
+        return listener
+
+    def _open_page(self, address: model.Address) -> None:
+        """Show a backend's budget from the start, not from its first connection on."""
+        if not address.is_unix:
+            try:
+                self.accountant.budget(address)
+            except ProxyError as error:
+                # There may be a way later; until then each attempt says so.
+                self._log.warn("{error}", error=error)
+
+    def _admin_listens(self, port: IListeningPort) -> IListeningPort:
+        self._admin = port
+        where = address_text(port.getHost())
+        self._log.info("admin: listening on {address}", address=where)
+        return port
+
+    @property
+    def admin_port(self) -> IListeningPort | None:
+        """The admin listener's port, once it listens."""
+        return self._admin
+
+    def privilegedStartService(self) -> None:
+        """Bind all ports, while there may be the right to.
+
+        :raises ConfigError: one of them cannot be had.
+        """
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        waiting, self._to_listen = self._to_listen, []
+        for name, where, listen in waiting:
+            outcome: list[Failure] = []
+            listen(endpoint(self._reactor, where)).addErrback(outcome.append)
+            if outcome:
+                why = outcome[0].value
+                if not isinstance(why, CannotListenError | OSError | OverflowError | ValueError):
+                    outcome[0].raiseException()
+                raise ConfigError([f"{name}: cannot listen on {where}: {_reason(why)}"])
+
+    def startService(self) -> None:
+        """Begin to serve.
+
+        :raises ConfigError: a port cannot be had.
+        """
+        self.privilegedStartService()
+        super().startService()  # type: ignore[no-untyped-call]
+
+    def stopService(self) -> Deferred[Any]:
+        """Accept no more. Connections end with the process."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        stopping = [listener.stop_listening() for listener in self.listeners.values()]
+        if self._admin is not None:
+            port, self._admin = self._admin, None
+            stopping.append(maybeDeferred(port.stopListening))
+        return DeferredList(stopping)
+
+
+def _balancer(name: str) -> Callable[[], IBalancer]:
+    make: Callable[[], IBalancer] = components("balance")[name].load()  # type: ignore[assignment]
+    return make
+
+
+def _reason(why: BaseException) -> str:
+    if isinstance(why, CannotListenError) and isinstance(why.socketError, OSError):
+        return why.socketError.strerror or str(why.socketError)
+    return str(why)

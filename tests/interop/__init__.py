@@ -1,0 +1,1 @@
+"""Tests that talk to real programs and real processes; ``programs`` finds and runs them."""
