@@ -47,6 +47,11 @@ class ProxyError(Exception):
         self.status = status
 
 
+def refusal(message: str, status: int = 503) -> ProxyError:
+    """Proxykit's own, mostly for want of room or of backends: it may be over soon."""
+    return ProxyError(message, side=Side.PROXY, retry=Retry.NEVER, status=status)
+
+
 class ConfigError(Exception):
     """One or more mistakes in what the user wrote; each line names the place.
 

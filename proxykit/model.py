@@ -118,7 +118,7 @@ class Cluster:
     :ivar connect_timeout: seconds for one attempt.
     :ivar queue: how many requests or connections may wait for a port or a slot.
     :ivar queue_timeout: seconds that one may wait.
-    :ivar deadline: seconds for one upstream choice in all, waiting and every attempt.
+    :ivar deadline: seconds after which no other backend is tried for one upstream choice.
     """
 
     name: str
@@ -195,7 +195,8 @@ class ConnInfo:
 def address_text(address: IAddress) -> str:
     """An address of Twisted's as users write it."""
     if isinstance(address, IPv4Address | IPv6Address):
-        return str(Address(address.host, address.port))
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        return f"{host}:{address.port}"
     if isinstance(address, UNIXAddress):
         return "unix:" + os.fsdecode(address.name or b"")
     return str(address)

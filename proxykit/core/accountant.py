@@ -58,10 +58,11 @@ class Budget:
     def __init__(self, key: BudgetKey, size: int, headroom: float) -> None:
         self.key = key
         self.size = size
-        self.limit = size - math.ceil(size * headroom)
+        # Rounded first: 100 * 0.07 is a hair more than 7.
+        self.limit = size - math.ceil(round(size * headroom, 6))
         self.counts = [0] * len(Use)
-        #: Backends that were told there is none; they hear of it when one comes free.
-        self.refused: set[BackendState] = set()
+        #: Backends that were told there is none, in that order; they hear when one comes free.
+        self.refused: dict[BackendState, None] = {}
 
     @property
     def used(self) -> int:
@@ -166,7 +167,7 @@ class Accountant:
             return Full(f"{backend.address} has all of its {limit} connections (max_connections)")
         budget = None if backend.address.is_unix else self.budget(backend.address)
         if budget is not None and budget.free <= 0:
-            budget.refused.add(backend)
+            budget.refused.setdefault(backend)
             return Full(
                 f"no source port is left from {budget.key.source} to"
                 f" {budget.key.destination_text} ({budget.used} of {budget.size} in use,"
@@ -208,7 +209,10 @@ class Accountant:
 
     def _released(self, budget: Budget | None, backend: BackendState) -> None:
         if budget is not None and budget.refused:
-            refused, budget.refused = budget.refused, set()
-            for other in refused - {backend}:
-                other.wake()
+            # In the order they were refused, as long as there is something to offer; who is not
+            # reached comes first the next time, so that no cluster starves beside another.
+            waiting, budget.refused = list(reversed(budget.refused)), {}
+            while waiting and budget.free > 0:
+                waiting.pop().wake()
+            budget.refused = dict.fromkeys([*reversed(waiting), *budget.refused])
         backend.wake()

@@ -22,8 +22,9 @@ from proxykit.interfaces import IBalancer
 if TYPE_CHECKING:
     from proxykit.core.registry import BackendState
 
-# A place in a queue, a number that breaks ties (first come, first served), and whose it is.
-_Entry: TypeAlias = tuple[float, int, "BackendState"]
+# A load, a time at which it is due among those of equal load, a number that breaks ties (first
+# come, first served), and whose it is.
+_Entry: TypeAlias = tuple[float, float, int, "BackendState"]
 
 #: Stale entries that a heap may hold before it is made anew: as many again as it has live ones, and
 #: this many more.
@@ -31,6 +32,8 @@ _STALE_ENTRIES = 64
 #: Points on the hash ring of the heaviest backend; the others have theirs in proportion. The share
 #: of a backend varies by about 1/sqrt(points), here 9%.
 RING_POINTS = 128
+#: Multiples of this, modulo 1, are spread evenly however many there are (the golden ratio).
+_SPREAD = 0.6180339887498949
 
 
 class _HeapPolicy:
@@ -49,8 +52,8 @@ class _HeapPolicy:
 
     forget = discard
 
-    def _push(self, backend: BackendState, place: float) -> None:
-        entry = (place, next(self._turns), backend)
+    def _push(self, backend: BackendState, load: float, due: float) -> None:
+        entry = (load, due, next(self._turns), backend)
         self._last[backend] = entry
         heappush(self._heap, entry)
         if len(self._heap) > 2 * len(self._last) + _STALE_ENTRIES:
@@ -63,7 +66,7 @@ class _HeapPolicy:
         found = None
         while self._heap:
             entry = heappop(self._heap)
-            backend = entry[2]
+            backend = entry[3]
             if self._last.get(backend) is not entry:
                 continue
             if backend not in avoid:
@@ -80,15 +83,26 @@ class RoundRobin(_HeapPolicy):
     """One after the other, the heavier more often, evenly spread.
 
     Each backend has a time at which its next turn is due, and turns are ``1 / weight`` apart
-    (earliest deadline first; the first is due after half of that, which interleaves them).
+    (earliest deadline first). A newcomer begins at some point of its first turn, so that the turns
+    of light ones fall between those of heavy ones. Who is full for a while keeps its time.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
+        self._due: dict[BackendState, float] = {}
+        self._phase = 0.0
 
     def add(self, backend: BackendState) -> None:
-        self._push(backend, self._now + 0.5 / backend.weight)
+        due = self._due.get(backend)
+        if due is None:
+            self._phase = (self._phase + _SPREAD) % 1.0
+            due = self._now + self._phase / backend.weight
+        self._push(backend, 0.0, max(self._now, due))
+
+    def forget(self, backend: BackendState) -> None:
+        self.discard(backend)
+        self._due.pop(backend, None)
 
     def update(self, backend: BackendState) -> None:
         """The load does not matter here."""
@@ -97,30 +111,47 @@ class RoundRobin(_HeapPolicy):
         entry = self._pop(avoid)
         if entry is None:
             return None
-        self._now, _, backend = entry
-        self._push(backend, self._now + 1.0 / backend.weight)
+        _, self._now, _, backend = entry
+        self._due[backend] = due = self._now + 1.0 / backend.weight
+        self._push(backend, 0.0, due)
         return backend
 
 
 @implementer(IBalancer)
 class LeastConnections(_HeapPolicy):
-    """The one with the least in flight for its weight: requests or L4 connections, not sockets."""
+    """The one with the least in flight for its weight: requests or L4 connections, not sockets.
+
+    Those that are equal in that take turns, as in :class:`RoundRobin`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+        self._due: dict[BackendState, float] = {}
 
     def add(self, backend: BackendState) -> None:
-        self._push(backend, (backend.in_flight + 1) / backend.weight)
+        self._place(backend)
+
+    def forget(self, backend: BackendState) -> None:
+        self.discard(backend)
+        self._due.pop(backend, None)
 
     def update(self, backend: BackendState) -> None:
         if backend in self._last:
-            self._push(backend, (backend.in_flight + 1) / backend.weight)
+            self._place(backend)
 
     def choose(self, client: str, avoid: set[BackendState]) -> BackendState | None:
         entry = self._pop(avoid)
         if entry is None:
             return None
-        # It goes back to the end of those with the same load, so that equals take turns even when
-        # nothing comes of this choice.
-        self._push(entry[2], entry[0])
-        return entry[2]
+        _, self._now, _, backend = entry
+        self._due[backend] = self._now + 1.0 / backend.weight
+        self._place(backend)
+        return backend
+
+    def _place(self, backend: BackendState) -> None:
+        due = max(self._now, self._due.get(backend, 0.0))
+        self._push(backend, backend.in_flight / backend.weight, due)
 
 
 @implementer(IBalancer)
@@ -168,8 +199,8 @@ class RandomTwoChoices:
         second = self._draw(avoid | {first})
         if second is None:
             return first
-        first_load = (first.in_flight + 1) / first.weight
-        return first if first_load <= (second.in_flight + 1) / second.weight else second
+        first_load = first.in_flight / first.weight
+        return first if first_load <= second.in_flight / second.weight else second
 
     def _draw(self, avoid: set[BackendState]) -> BackendState | None:
         """One at random; None where all are to be avoided."""
@@ -216,22 +247,24 @@ class SourceHash:
         self._ring: list[tuple[int, str, BackendState]] = []
         # Membership that the ring does not show yet. The next choice brings it up to date, so
         # that a thousand backends come in at once.
-        self._joined: list[BackendState] = []
-        self._left = False
+        self._joined: dict[BackendState, None] = {}
+        self._left: set[BackendState] = set()
 
     def add(self, backend: BackendState) -> None:
         self._open.add(backend)
         if backend not in self._members:  # else it was full or down; its points are still there
             self._members.add(backend)
-            self._joined.append(backend)
+            self._joined[backend] = None
 
     def discard(self, backend: BackendState) -> None:
         self._open.discard(backend)
 
     def forget(self, backend: BackendState) -> None:
         self._open.discard(backend)
-        self._members.discard(backend)
-        self._left = True
+        self._joined.pop(backend, None)
+        if backend in self._members:
+            self._members.discard(backend)
+            self._left.add(backend)
 
     def update(self, backend: BackendState) -> None:
         """The load does not matter here."""
@@ -239,16 +272,16 @@ class SourceHash:
     def choose(self, client: str, avoid: set[BackendState]) -> BackendState | None:
         if self._joined or self._left:
             self._settle()
-        usable = self._open - avoid if avoid else self._open
-        if not usable:
+        usable = self._open
+        if len(usable) <= sum(1 for backend in avoid if backend in usable):
             return None
         ring = self._ring
         start = bisect_left(ring, (_hash(client),))
-        # ``usable`` is not empty, and each of its backends has a point.
+        # There is one that is not to be avoided, and each has a point.
         return next(
             backend
             for index in range(start, start + len(ring))
-            if (backend := ring[index % len(ring)][2]) in usable
+            if (backend := ring[index % len(ring)][2]) in usable and backend not in avoid
         )
 
     def _settle(self) -> None:
@@ -256,18 +289,17 @@ class SourceHash:
         heaviest = max((backend.weight for backend in self._members), default=0)
         if heaviest != self._heaviest:
             self._heaviest = heaviest
-            self._ring, self._joined = [], list(self._members)
+            self._ring, self._joined = [], dict.fromkeys(self._members)
         elif self._left:
-            self._ring = [point for point in self._ring if point[2] in self._members]
+            self._ring = [point for point in self._ring if point[2] not in self._left]
         for backend in self._joined:
-            if backend in self._members:
-                address = str(backend.address)
-                self._ring.extend(
-                    (_hash(f"{address}#{index}"), address, backend)
-                    for index in range(max(1, RING_POINTS * backend.weight // heaviest))
-                )
+            address = str(backend.address)
+            self._ring.extend(
+                (_hash(f"{address}#{index}"), address, backend)
+                for index in range(max(1, RING_POINTS * backend.weight // heaviest))
+            )
         self._ring.sort(key=_place)
-        self._joined, self._left = [], False
+        self._joined, self._left = {}, set()
 
 
 def _place(point: tuple[int, str, BackendState]) -> tuple[int, str]:

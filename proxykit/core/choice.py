@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from twisted.logger import Logger
+
+from proxykit.errors import ProxyError, refusal
+
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IProtocol
 
     from proxykit.core.flow import Flow
     from proxykit.core.registry import BackendState, ClusterState
-    from proxykit.core.waiting import Ticket
-    from proxykit.errors import ProxyError
+    from proxykit.core.waiting import Full, Ticket
     from proxykit.interfaces import IConnector
     from proxykit.model import ConnInfo
 
@@ -32,6 +35,7 @@ class Choice:
         "cluster",
         "connector",
         "error",
+        "fresh",
         "info",
         "protocol",
         "result",
@@ -57,11 +61,19 @@ class Choice:
         self.ticket: Ticket | None = None
         self.result: Deferred[Attempt] | None = None
         self.error: ProxyError | None = None
+        #: Whether it must not have a connection that was used before: one was lost under it.
+        self.fresh = False
 
     @property
     def waiting(self) -> bool:
         """Whether it stands in the queue."""
         return self.ticket is not None
+
+    def leave_queue(self) -> None:
+        """Give up its place there, if it has one."""
+        if self.ticket is not None:
+            self.ticket.leave()
+            self.ticket = None
 
 
 class Attempt:
@@ -72,6 +84,7 @@ class Attempt:
     """
 
     __slots__ = ("_ended", "_flow", "backend", "choice", "handle", "upstream")
+    _log = Logger()
 
     def __init__(self, flow: Flow, choice: Choice, backend: BackendState) -> None:
         self._flow = flow
@@ -81,6 +94,20 @@ class Attempt:
         self.upstream: Any = None
         self.handle: Any = None
         backend.load(+1)
+
+    def begin(self) -> bool | Full:
+        """Have the connector make it; see ``IConnector.attempt``.
+
+        :raises ProxyError: it has failed already. A connector that raises anything else has a bug:
+            that is logged, and counts as a failure that another try would not mend.
+        """
+        try:
+            return self.choice.connector.attempt(self)
+        except ProxyError:
+            raise
+        except Exception as bug:
+            self._log.failure("{backend}: while connecting", backend=self.backend.address)
+            raise refusal(f"{self.backend.address}: {bug!r} while connecting", 500) from bug
 
     def succeeded(self, upstream: object) -> None:
         """The connector has an upstream."""

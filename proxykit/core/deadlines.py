@@ -5,7 +5,7 @@ would have to push it back). Most timeouts of a proxy never expire, and there ar
 durations. So each duration has a queue in the order of expiry, an entry that saw activity moves to
 the end, and a single timer looks at the heads every so often.
 
-A deadline never comes early; it comes late by at most one interval of the sweep, which is a
+A deadline never comes early; it comes late by at most two intervals of the sweep, which is a
 sixteenth of the shortest duration in use, and never more than a second.
 """
 
@@ -50,7 +50,7 @@ class Deadline:
 class _Lane:
     """The entries of one duration, the next to expire first."""
 
-    __slots__ = ("duration", "entries", "interval", "stamp")
+    __slots__ = ("duration", "entries", "interval", "stamp", "swept")
 
     def __init__(self, duration: float) -> None:
         self.duration = duration
@@ -60,16 +60,26 @@ class _Lane:
         self.entries: OrderedDict[Deadline, None] = OrderedDict()
         #: What ``touch`` takes for the time: that of the next sweep, so that nothing is early.
         self.stamp = 0.0
+        #: When it was swept last.
+        self.swept = 0.0
+
+    def sweep(self, now: float, stamp: float) -> None:
+        """Note a sweep, which may be late: what was touched since the last one counts from now."""
+        if now > self.stamp:
+            for entry in reversed(self.entries):
+                if entry._at < self.swept:
+                    break
+                if entry._at == self.stamp:
+                    entry._at = now
+        self.swept, self.stamp = now, stamp
 
     def expired(self, now: float) -> list[Deadline]:
-        """Take out all that have expired."""
+        """All that have expired."""
         found = []
         for entry in self.entries:
             if entry._at + self.duration > now:
                 break
             found.append(entry)
-        for entry in found:
-            del self.entries[entry]
         return found
 
 
@@ -105,29 +115,38 @@ class Deadlines:
 
     def _sweep_within(self, lane: _Lane) -> None:
         """An idle lane comes into use: see that it is swept often enough."""
-        timer = self._timer
-        if timer is None or self._interval > lane.interval:
-            if timer is not None:
-                timer.cancel()
-            self._schedule(lane.interval)
+        self._sweep_every(lane.interval)
         lane.stamp = self.clock.seconds() + self._interval
 
-    def _schedule(self, interval: float) -> None:
+    def _sweep_every(self, interval: float) -> None:
+        """Sweep in that many seconds at the latest."""
+        timer = self._timer
+        if timer is not None:
+            if self._interval <= interval:
+                return
+            timer.cancel()
         self._interval = interval
         self._timer = self.clock.callLater(interval, self._sweep)
 
     def _sweep(self) -> None:
         self._timer = None
         now = self.clock.seconds()
+        for lane in self._lanes.values():
+            lane.sweep(now, now + self._interval)
         due = [entry for lane in self._lanes.values() for entry in lane.expired(now)]
         for entry in due:
+            # One before it may have cancelled it, or put it off.
+            entries = entry._lane.entries
+            if entry not in entries or entry._at + entry._lane.duration > now:
+                continue
+            del entries[entry]
             try:
                 entry._call()
             except Exception:
                 self._failed()
         # A duration that is no longer in use (a reload changed it) leaves nothing behind.
         self._lanes = {length: lane for length, lane in self._lanes.items() if lane.entries}
-        if self._lanes and self._timer is None:
-            self._schedule(min(lane.interval for lane in self._lanes.values()))
+        if self._lanes:
+            self._sweep_every(min(lane.interval for lane in self._lanes.values()))
         for lane in self._lanes.values():
             lane.stamp = now + self._interval

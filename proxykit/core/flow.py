@@ -8,8 +8,6 @@ An L4 mode makes one choice per connection, HTTP/1 one per request, HTTP/2 one p
     attempt.upstream                        # what the connector made: use it
     attempt.end()                           # once, when the work is done
 
-A choice goes through its cluster's backends until one of them serves it:
-
 1. the cluster picks a backend that is up, has room and has not been tried by this choice;
 2. the connector makes one attempt at it, which is ready at once (a pooled connection), under way,
    refused for want of room (then the cluster picks another one), or failed;
@@ -25,11 +23,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, fail
-from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from proxykit.core.choice import Attempt, Choice
 from proxykit.core.waiting import Full
-from proxykit.errors import ProxyError, Retry, Side
+from proxykit.errors import ProxyError, Retry, Side, refusal
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -46,8 +44,6 @@ class Flow:
     :param clock: tells the time.
     """
 
-    _log = Logger()
-
     def __init__(self, registry: IRegistry, deadlines: Deadlines, clock: IReactorTime) -> None:
         self.registry = registry
         self.deadlines = deadlines
@@ -63,7 +59,7 @@ class Flow:
         if choice.started is None:
             choice.started = self.clock.seconds()
         try:
-            got = self._try(choice)
+            got = _OTHERS_WAIT if choice.cluster.queue.serving else self._try(choice)
             if isinstance(got, Full):
                 self._wait(choice, got)
         except ProxyError as error:
@@ -98,10 +94,10 @@ class Flow:
             if isinstance(backend, Full):
                 return backend
             if backend is None:
-                raise choice.error or _error(f"no backend of cluster {cluster.config.name} is up")
+                raise choice.error or refusal(f"no backend of cluster {cluster.config.name} is up")
             attempt = Attempt(self, choice, backend)
             try:
-                got = choice.connector.attempt(attempt)
+                got = attempt.begin()
             except ProxyError as error:
                 self._note(attempt, error)
                 continue
@@ -110,6 +106,8 @@ class Flow:
                 cluster.block(backend, got)
                 continue
             choice.attempt = attempt
+            if got:
+                backend.works()
             return attempt if got else None
 
     def _note(self, attempt: Attempt, error: ProxyError) -> None:
@@ -117,18 +115,15 @@ class Flow:
         attempt.end()
         choice, backend = attempt.choice, attempt.backend
         choice.attempt = None
-        if error.side is Side.UPSTREAM:
-            backend.failures += 1
-            backend.failing += 1
-            if backend.failing == 1:  # not each of a thousand times
-                self._log.warn(
-                    "{cluster} {backend}: {why}",
-                    cluster=choice.cluster.config.name,
-                    backend=backend.address,
-                    why=error.message,
-                )
-        choice.tried.add(backend)
+        if error.side is Side.UPSTREAM and error.retry is not Retry.REUSED_ONLY:
+            backend.failed(error.message)
         choice.error = error
+        if error.retry is Retry.REUSED_ONLY:
+            choice.fresh = True  # The same backend may have it, on a connection of its own.
+        else:
+            choice.tried.add(backend)
+            if choice.ticket is not None:
+                choice.ticket.picky = True
         begun = choice.started or 0.0
         late = self.clock.seconds() - begun > choice.cluster.config.deadline
         if error.retry is Retry.NEVER or late:
@@ -136,16 +131,7 @@ class Flow:
 
     def succeeded(self, attempt: Attempt) -> None:
         """The connector has an upstream for this attempt."""
-        backend = attempt.backend
-        backend.served += 1
-        if backend.failing:
-            self._log.info(
-                "{cluster} {backend}: works again, after {failures} failed attempts",
-                cluster=backend.cluster.config.name,
-                backend=backend.address,
-                failures=backend.failing,
-            )
-            backend.failing = 0
+        attempt.backend.works()
         self._settle(attempt.choice, attempt)
 
     def failed(self, attempt: Attempt, error: ProxyError) -> None:
@@ -168,9 +154,8 @@ class Flow:
         queue, name = choice.cluster.queue, choice.cluster.config.name
         choice.ticket = queue.join(lambda: self._serve(choice), lambda: self._late(choice, full))
         if choice.ticket is None:
-            raise _error(
-                f"{full.what}; the queue of cluster {name} is full (queue = {queue.limit})"
-            )
+            raise refusal(f"{full.what}; the queue of {name} is full (queue = {queue.limit})")
+        choice.ticket.picky = bool(choice.tried)
 
     def _serve(self, choice: Choice) -> bool:
         """There may be room for one that waits."""
@@ -180,7 +165,7 @@ class Flow:
             got = error
         if isinstance(got, Full):
             return False
-        self._leave_queue(choice)
+        choice.leave_queue()
         if got is not None:
             self._settle(choice, got)
         return True
@@ -188,35 +173,27 @@ class Flow:
     def _late(self, choice: Choice, full: Full) -> None:
         choice.ticket = None
         config = choice.cluster.config
-        self._settle(
-            choice,
-            _error(f"waited {config.queue_timeout:g} s in the queue of {config.name}: {full.what}"),
-        )
+        # What was full when it came, or what is by now.
+        found = choice.cluster.pick(choice.info.client_host, choice.tried)
+        what = found.what if isinstance(found, Full) else full.what
+        waited = f"waited {config.queue_timeout:g} s in the queue of {config.name}: {what}"
+        self._settle(choice, refusal(waited))
 
     def _leave(self, choice: Choice) -> None:
         """The mode has cancelled its Deferred."""
         choice.result = None
-        self._leave_queue(choice)
+        choice.leave_queue()
         attempt, choice.attempt = choice.attempt, None
         if attempt is not None:
             choice.connector.cancel(attempt)
             attempt.end()
 
-    def _leave_queue(self, choice: Choice) -> None:
-        if choice.ticket is not None:
-            choice.ticket.leave()
-            choice.ticket = None
-
     def _settle(self, choice: Choice, outcome: Attempt | ProxyError) -> None:
         """Tell the mode. What it then does must find the books in order."""
         result, choice.result = choice.result, None
         if result is not None:
-            if isinstance(outcome, Attempt):
-                result.callback(outcome)
-            else:
-                result.errback(outcome)
+            result.callback(outcome if isinstance(outcome, Attempt) else Failure(outcome))
 
 
-def _error(message: str) -> ProxyError:
-    """Proxykit's own refusal, for want of room or of backends: the client may come back later."""
-    return ProxyError(message, side=Side.PROXY, retry=Retry.NEVER, status=503)
+#: What a newcomer waits for that comes while others are being served.
+_OTHERS_WAIT = Full("others were waiting")

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from proxykit.core.waiting import Full, Queue
@@ -52,6 +53,7 @@ class BackendState:
         "tier",
         "weight",
     )
+    _log = Logger()
 
     def __init__(self, config: Backend, cluster: ClusterState, tier: Tier) -> None:
         self.config = config
@@ -81,6 +83,30 @@ class BackendState:
         self.in_flight += change
         self.tier.balancer.update(self)
 
+    def works(self) -> None:
+        """An attempt has succeeded."""
+        self.served += 1
+        if self.failing:
+            self._log.info(
+                "{cluster} {backend}: works again, after {failures} failed attempts",
+                cluster=self.cluster.config.name,
+                backend=self.address,
+                failures=self.failing,
+            )
+            self.failing = 0
+
+    def failed(self, why: str) -> None:
+        """An attempt has failed. The log has the first of them, not each of a thousand."""
+        self.failures += 1
+        self.failing += 1
+        if self.failing == 1:
+            self._log.warn(
+                "{cluster} {backend}: {why}",
+                cluster=self.cluster.config.name,
+                backend=self.address,
+                why=why,
+            )
+
     def wake(self) -> None:
         """Something of its own came free: a port, a connection, a slot."""
         if self.full is not None:
@@ -89,8 +115,9 @@ class BackendState:
                 self.tier.balancer.add(self)
                 self.tier.open += 1
                 self.cluster.queue.wake()
-        if self.removed and not self.connections:
-            self.cluster.leaving.pop(self.address, None)
+        leaving = self.cluster.leaving
+        if not self.connections and leaving.get(self.address) is self:
+            del leaving[self.address]
 
     def snapshot(self) -> dict[str, Any]:
         """One backend as ``/api/clusters`` shows it."""

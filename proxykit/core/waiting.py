@@ -31,15 +31,19 @@ class Full:
 
 
 class Ticket:
-    """A place in the queue."""
+    """A place in the queue.
 
-    __slots__ = ("_deadline", "_queue", "late", "serve")
+    :ivar picky: whether something that another one could use may be of no use to it.
+    """
+
+    __slots__ = ("_deadline", "_queue", "late", "picky", "serve")
 
     def __init__(self, queue: Queue, serve: Callable[[], bool], late: Callable[[], object]) -> None:
         self._queue = queue
         self._deadline: Deadline | None = None
         self.serve = serve
         self.late = late
+        self.picky = True
 
     def leave(self) -> None:
         """Give the place up: served, gone, or too late. Leaving twice does nothing."""
@@ -82,6 +86,11 @@ class Queue:
     def __len__(self) -> int:
         return len(self._tickets)
 
+    @property
+    def serving(self) -> bool:
+        """Whether something is being offered to those who wait; a newcomer has to join them."""
+        return self._waking and bool(self._tickets)
+
     def join(self, serve: Callable[[], bool], late: Callable[[], object]) -> Ticket | None:
         """Take a place at the end; None: there is none.
 
@@ -94,6 +103,8 @@ class Queue:
             return None
         ticket = Ticket(self, serve, late)
         self._tickets[ticket] = None
+        if self._waking:
+            self._again = True  # It may be served in this very pass, behind the others.
         ticket._deadline = self._deadlines.add(self.timeout, ticket._expire)
         return ticket
 
@@ -123,9 +134,14 @@ class Queue:
             if not next(iter(tickets)).serve():
                 break
         # Either there is no room any more or the first one cannot use it (it has tried that backend
-        # already): then the others are asked as well, each once.
+        # already): then the others are asked as well, each once, but of those that would take
+        # anything only the first.
+        hopeless = False
         for ticket in tuple(tickets) if everyone or self._room() else ():
-            if not everyone and not self._room():
-                break
-            if ticket in tickets:
-                ticket.serve()
+            if not everyone:
+                if not self._room():
+                    break
+                if hopeless and not ticket.picky:
+                    continue
+            if ticket in tickets and not ticket.serve() and not ticket.picky:
+                hopeless = True
