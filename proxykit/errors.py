@@ -6,8 +6,14 @@ is what a user sees who has written something that proxykit cannot run.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from enum import Enum
+
+#: The kernel has no source port to give: the one after late binding, the other after plain binding.
+OUT_OF_PORTS = (errno.EADDRNOTAVAIL, errno.EADDRINUSE)
+#: This process, or this machine, has no descriptor or no memory to give.
+OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Side(Enum):

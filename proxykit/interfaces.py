@@ -8,6 +8,7 @@ tells the story.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zope.interface import Attribute, Interface
@@ -115,3 +116,20 @@ class IConnector(Interface):
 
     def cancel(attempt: Attempt) -> None:
         """Stop an attempt that is under way. Neither of its methods is called afterwards."""
+
+
+class IPausablePort(Interface):
+    """A listening port that can stop accepting for a while; clients wait in its backlog."""
+
+    starved: Callable[[], object] | None = Attribute(
+        "Called when the process has no descriptor for the next client, instead of closing it."
+    )
+    last_descriptor: float = Attribute(
+        "From which descriptor on it is called as well, after the client was accepted."
+    )
+
+    def pause() -> None:
+        """Accept no more, from this moment on."""
+
+    def resume() -> None:
+        """Accept again."""

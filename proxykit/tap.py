@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
-from attrs import NOTHING, Attribute, fields
+from attrs import NOTHING, Attribute, fields, resolve_types
 from twisted.application.service import IService, MultiService
 from twisted.logger import Logger
 from twisted.python import usage
@@ -99,13 +101,14 @@ class _ModeOptions(_Options):
 
     def postOptions(self) -> None:
         """Turn what was said into a configuration."""
-        assert isinstance(self.parent, Options)
-        self.parent.configured(lambda: build(self.data(), self.place, environ=os.environ))
+        parent: Any = self.parent
+        parent.configured(lambda: build(self.data(), self.place, environ=os.environ))
 
 
 def _mode_options(component: IComponent) -> usage.Options:
     """Options for one mode: each of its settings is one, so that a plugin's are there as well."""
     mode = IMode(component.load()())  # type: ignore[operator]
+    resolve_types(mode.settings)
     taken = {parameter[0] for parameter in _ModeOptions.optParameters}
     settings = {
         name: each
@@ -180,24 +183,44 @@ class Options(_Options):
 
 
 class _UserService(MultiService):
-    """Tells the user in one line what is in the way."""
+    """Tells the user in one line what is in the way.
+
+    :param twistd: twistd's own options.
+    """
+
+    def __init__(self, twistd: Mapping[str, Any]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._twistd = twistd
 
     def privilegedStartService(self) -> None:
         try:
             super().privilegedStartService()  # type: ignore[no-untyped-call]
         except ConfigError as error:
+            self._tell_parent(error.lines)
             _exit(error.lines)
+
+    def _tell_parent(self, lines: Iterable[str]) -> None:
+        """As a daemon: the process at the terminal waits for word, and standard error is gone."""
+        pipe = self._twistd.get("statusPipe")
+        if pipe is not None:
+            for line in lines:
+                _log.error("{line}", line=line)
+            os.write(pipe, f"1 {next(iter(lines))}".encode()[:100])
+            os.close(pipe)
+            with suppress(OSError):
+                os.remove(self._twistd["pidfile"])
 
 
 def makeService(options: Options) -> IService:
     """The service for what the options say."""
+    install_reactor()
     from twisted.internet import reactor
 
     from proxykit.ops.demo import DemoService
     from proxykit.ops.service import ProxyService
 
     raise_descriptor_limit(reactor)
-    parent = _UserService()  # type: ignore[no-untyped-call]
+    parent = _UserService(options.parent or {})
     if options.configuration is None:
         service: ProxyService = DemoService(reactor, _say)
     else:
@@ -205,6 +228,14 @@ def makeService(options: Options) -> IService:
         service.apply(options.configuration)
     service.setServiceParent(parent)  # type: ignore[no-untyped-call]
     return parent
+
+
+def install_reactor() -> None:
+    """Use the proxykit reactor where there is epoll and nobody has chosen another."""
+    if "twisted.internet.reactor" not in sys.modules and hasattr(select, "epoll"):
+        from proxykit.net.reactor import install
+
+        install()
 
 
 def _say(text: str) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from zope.interface import implementer
 
 from proxykit.core.waiting import Full
-from proxykit.errors import ProxyError, Retry, Side
+from proxykit.errors import OUT_OF_DESCRIPTORS, ProxyError, Retry, Side, refusal
 from proxykit.interfaces import IAccountant
 from proxykit.model import Address, BudgetKey, PortRange
 
@@ -53,11 +53,13 @@ class Budget:
     :ivar counts: how many leases are in each :class:`Use`; of those released, how many ever.
     """
 
-    __slots__ = ("counts", "key", "limit", "refused", "size")
+    __slots__ = ("counts", "dropped", "key", "limit", "refused", "size")
 
     def __init__(self, key: BudgetKey, size: int, headroom: float) -> None:
         self.key = key
         self.size = size
+        #: Whether it is no longer in the book; nobody has a lease on it.
+        self.dropped = False
         # Rounded first: 100 * 0.07 is a hair more than 7.
         self.limit = size - math.ceil(round(size * headroom, 6))
         self.counts = [0] * len(Use)
@@ -165,7 +167,7 @@ class Accountant:
         limit = backend.cluster.config.max_connections
         if backend.connections >= limit:
             return Full(f"{backend.address} has all of its {limit} connections (max_connections)")
-        budget = None if backend.address.is_unix else self.budget(backend.address)
+        budget = None if backend.address.is_unix else self._page(backend)
         if budget is not None and budget.free <= 0:
             budget.refused.setdefault(backend)
             return Full(
@@ -175,20 +177,33 @@ class Accountant:
             )
         return Lease(self, budget, backend)
 
-    def budget(self, address: Address) -> Budget:
-        """The page for one destination; a new one where there was none.
+    def _page(self, backend: BackendState) -> Budget:
+        """As ``budget``, which is found at the backend as long as the source stays the same."""
+        page = backend.page
+        source = self._source(backend.address)
+        if page is None or page.dropped or page.key.source != source:
+            page = backend.page = self.budget(backend.address)
+        return page
 
-        :raises ProxyError: there is no way from here to that address.
-        """
+    def _source(self, address: Address) -> str:
         try:
-            source = self._source_of(address.host)
+            return self._source_of(address.host)
         except OSError as error:
+            if error.errno in OUT_OF_DESCRIPTORS:
+                raise refusal(f"cannot ask for the way to {address}: {error.strerror}") from error
             raise ProxyError(
                 f"no way to {address}: {error.strerror or error}",
                 side=Side.UPSTREAM,
                 retry=Retry.ALWAYS,
                 status=502,
             ) from error
+
+    def budget(self, address: Address) -> Budget:
+        """The page for one destination; a new one where there was none.
+
+        :raises ProxyError: there is no way from here to that address.
+        """
+        source = self._source(address)
         # Sockets are connected without a bind, so the kernel may use one port for many
         # destinations: the key is all four.
         key = BudgetKey("tcp", source, address.host, address.port)
@@ -201,6 +216,7 @@ class Accountant:
         """Drop pages that are empty and whose destination is not among these."""
         for key, budget in tuple(self._budgets.items()):
             if not budget.used and Address(key.destination, key.port) not in addresses:
+                budget.dropped = True
                 del self._budgets[key]
 
     def snapshot(self) -> list[dict[str, Any]]:

@@ -37,6 +37,7 @@ class Choice:
         "error",
         "fresh",
         "info",
+        "may_wait",
         "protocol",
         "result",
         "started",
@@ -63,6 +64,8 @@ class Choice:
         self.error: ProxyError | None = None
         #: Whether it must not have a connection that was used before: one was lost under it.
         self.fresh = False
+        #: Whether it is to wait for room; not when the client seems to have left.
+        self.may_wait = True
 
     @property
     def waiting(self) -> bool:
@@ -81,9 +84,10 @@ class Attempt:
 
     :ivar upstream: what the mode is given; None until the attempt has succeeded.
     :ivar handle: the connector's own note.
+    :ivar ready: where the connector wants to hear that the protocol is ready for use.
     """
 
-    __slots__ = ("_ended", "_flow", "backend", "choice", "handle", "upstream")
+    __slots__ = ("_ended", "_flow", "backend", "choice", "handle", "ready", "upstream")
     _log = Logger()
 
     def __init__(self, flow: Flow, choice: Choice, backend: BackendState) -> None:
@@ -93,6 +97,7 @@ class Attempt:
         self.backend = backend
         self.upstream: Any = None
         self.handle: Any = None
+        self.ready: Callable[[], object] | None = None
         backend.load(+1)
 
     def begin(self) -> bool | Full:
@@ -112,6 +117,8 @@ class Attempt:
     def succeeded(self, upstream: object) -> None:
         """The connector has an upstream."""
         self.upstream = upstream
+        if self.ready is not None:
+            self.ready()
         self._flow.succeeded(self)
 
     def failed(self, error: ProxyError) -> None:
@@ -123,3 +130,5 @@ class Attempt:
         if not self._ended:
             self._ended = True
             self.backend.load(-1)
+            if self.choice.attempt is self:
+                self.choice.attempt = None

@@ -45,6 +45,12 @@ class Deadline:
     def cancel(self) -> None:
         """It is no longer wanted. Does nothing when it has expired or been cancelled."""
         self._lane.entries.pop(self, None)
+        # Who is called mostly holds this: let go, so that nobody waits for the garbage collector.
+        self._call = _nothing
+
+
+def _nothing() -> None:
+    """What a deadline calls that was cancelled."""
 
 
 class _Lane:
@@ -108,6 +114,12 @@ class Deadlines:
             self._sweep_within(lane)
         lane.entries[entry] = None
         return entry
+
+    def rest(self) -> None:
+        """Leave no timer behind, if nothing is running."""
+        if not len(self) and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def __len__(self) -> int:
         """How many are running."""

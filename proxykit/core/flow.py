@@ -152,6 +152,8 @@ class Flow:
         :raises ProxyError: it is full as well.
         """
         queue, name = choice.cluster.queue, choice.cluster.config.name
+        if not choice.may_wait:
+            raise refusal(f"the client has left; {full.what}")
         choice.ticket = queue.join(lambda: self._serve(choice), lambda: self._late(choice, full))
         if choice.ticket is None:
             raise refusal(f"{full.what}; the queue of {name} is full (queue = {queue.limit})")

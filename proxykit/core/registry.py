@@ -18,6 +18,7 @@ from proxykit.core.waiting import Full, Queue
 from proxykit.interfaces import IRegistry
 
 if TYPE_CHECKING:
+    from proxykit.core.accountant import Budget
     from proxykit.core.deadlines import Deadlines
     from proxykit.interfaces import IBalancer
     from proxykit.model import Address, Backend, Cluster
@@ -47,6 +48,7 @@ class BackendState:
         "failures",
         "full",
         "in_flight",
+        "page",
         "removed",
         "served",
         "state",
@@ -69,6 +71,8 @@ class BackendState:
         self.state: State = "up"
         self.removed = False
         self.full: Full | None = None
+        #: The accountant's note: the page that its last lease was on.
+        self.page: Budget | None = None
 
     def __repr__(self) -> str:
         return f"<backend {self.address} of {self.cluster.config.name}>"

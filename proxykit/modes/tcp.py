@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -66,11 +67,13 @@ class UpstreamSide(RelaySide):
         self._keepalive = keepalive
 
     def connectionMade(self) -> None:
-        tune(self.transport, self._keepalive)
+        if not self._attempt.backend.address.is_unix:
+            tune(self.transport, self._keepalive)
         self._attempt.succeeded(self)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self._attempt.end()
+        del self._attempt  # It refers to this.
         super().connectionLost(reason)
 
 
@@ -85,15 +88,21 @@ class TcpProtocol(RelaySide):
     _attempt: Attempt | None = None
     _leaving: Deadline | None = None
 
-    def __init__(self, info: ConnInfo) -> None:
-        #: A listener puts its own here.
-        self.info = info
+    #: What a listener says of the connection. Without one it is made up here.
+    info: ConnInfo = None  # type: ignore[assignment]
+
+    def __init__(self) -> None:
         self._early: list[bytes] = []
 
     def connectionMade(self) -> None:
         factory = self.factory
+        if not self.info:
+            self.info = ConnInfo(0, factory.name, self.transport.getPeer())
+            if not isinstance(self.info.client, UNIXAddress):
+                tune(self.transport, factory.settings.keepalive)
+        elif not factory.settings.keepalive and not isinstance(self.info.client, UNIXAddress):
+            self.transport.setTcpKeepAlive(False)  # the listener has turned it on
         self._started = factory.flow.clock.seconds()
-        tune(self.transport, factory.settings.keepalive)
         route = factory.router.route(self.info)
         if route is None:
             self._refuse("no route")
@@ -160,7 +169,8 @@ class TcpProtocol(RelaySide):
             return
         # Has it left, or is it only done with its question? See abort_on_close.
         silent = not self.received
-        if choice.waiting and (silent or self.factory.settings.abort_on_close):
+        choice.may_wait = not (silent or self.factory.settings.abort_on_close)
+        if choice.waiting and not choice.may_wait:
             self._left()
         elif silent:
             self._leaving = self.factory.flow.deadlines.add(LEAVING, self._left)
@@ -240,7 +250,7 @@ class TcpFactory(Factory):
 
     def buildProtocol(self, addr: Any) -> Any:
         """A protocol for one client."""
-        protocol = TcpProtocol(ConnInfo(0, self.name, addr))
+        protocol = TcpProtocol()
         protocol.factory = self
         return protocol
 

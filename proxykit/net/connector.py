@@ -5,18 +5,26 @@ Nothing is tried twice here: that is flow's to decide.
 
 from __future__ import annotations
 
-import errno
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import ConnectError
-from twisted.internet.protocol import ClientFactory
+from twisted.internet.protocol import ClientFactory, Protocol
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from proxykit.core.waiting import Full
-from proxykit.errors import ProxyError, Retry, Side
+from proxykit.errors import (
+    OUT_OF_DESCRIPTORS,
+    OUT_OF_PORTS,
+    ProxyError,
+    Retry,
+    Side,
+    refusal,
+)
 from proxykit.interfaces import IConnector
-from proxykit.net.lost import when_lost
+from proxykit.net.lost import guard_making, when_lost
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IConnector as ITwistedConnector
@@ -27,10 +35,7 @@ if TYPE_CHECKING:
     from proxykit.core.deadlines import Deadline, Deadlines
     from proxykit.interfaces import IAccountant
 
-#: The kernel has no source port to give: the one after late binding, the other after plain binding.
-OUT_OF_PORTS = (errno.EADDRNOTAVAIL, errno.EADDRINUSE)
-#: This process, or this machine, has no descriptor or no memory to give.
-OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_log = Logger()
 
 
 @implementer(IConnector)
@@ -53,16 +58,22 @@ class Connector:
         lease = self._accountant.lease(backend)
         if isinstance(lease, Full):
             return lease
-        timeout = backend.cluster.config.connect_timeout
         connecting = attempt.handle = _Connecting(attempt, lease)
+        timeout = backend.cluster.config.connect_timeout
         connecting.deadline = self._deadlines.add(timeout, connecting.too_late)
         # The reactor's own timeout (its last argument) would be a timer for each connection.
         host, port = backend.address.host, backend.address.port
-        if backend.address.is_unix:
-            connecting.connector = self._reactor.connectUNIX(host, connecting, None)
-        else:
-            connecting.connector = self._reactor.connectTCP(host, port, connecting, None)
-        return False
+        try:
+            if backend.address.is_unix:
+                connecting.connector = self._reactor.connectUNIX(host, connecting, None)
+            else:
+                connecting.connector = self._reactor.connectTCP(host, port, connecting, None)
+        except BaseException as problem:
+            connecting.over()
+            if isinstance(problem, OSError):
+                raise connecting.error(problem) from problem
+            raise
+        return connecting.begun()
 
     def cancel(self, attempt: Attempt) -> None:
         """See ``IConnector.cancel``: the socket is closed and the lease given back."""
@@ -73,57 +84,116 @@ class _Connecting(ClientFactory):
     """One connection, from its connect to its end, as Twisted tells of it."""
 
     noisy = False
-    connector: ITwistedConnector
+    connector: ITwistedConnector | None = None
     deadline: Deadline
 
     def __init__(self, attempt: Attempt, lease: Lease) -> None:
+        #: Whose it is, until it is ready for use or has failed.
         self._attempt: Attempt | None = attempt
         self._backend = attempt.backend
         self._lease = lease
+        self._protocol: Any = None
         self._late = False
+        self._begun = False
+        self._failed: ProxyError | None = None
+
+    def begun(self) -> bool:
+        """The reactor has begun to connect.
+
+        :raises ProxyError: it has failed by then; a reactor may, though Twisted's do not.
+        """
+        self._begun = True
+        if self._failed is not None:
+            raise self._failed
+        return False
+
+    def over(self) -> None:
+        """There is no socket."""
+        self.deadline.cancel()
+        self._lease.release()
 
     def stop(self) -> None:
         """Nobody wants it any more, whatever comes of it."""
         self._attempt = None
-        self.connector.disconnect()
+        self._disconnect()
 
     def too_late(self) -> None:
         """The connect timeout has passed."""
         self._late = True
-        self.connector.disconnect()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._protocol is not None:
+            self._protocol.transport.loseConnection()
+        elif self.connector is not None:
+            self.connector.disconnect()
 
     def buildProtocol(self, addr: Any) -> Any:
-        """It is connected."""
+        """It is connected, and ready for use when the protocol says so."""
         attempt = self._attempt
         assert attempt is not None, "stop() has ended the socket, so it cannot have connected"
-        protocol = attempt.choice.protocol(attempt)
-        # Only now: had that raised, the connection would end as one that failed.
-        self._attempt = None
-        self.deadline.cancel()
+        try:
+            protocol = attempt.choice.protocol(attempt)
+        except Exception as bug:
+            _log.failure("{backend}: no protocol", backend=self._backend.address)
+            self._failed = refusal(f"{self._backend.address}: {bug!r} for a protocol", 500)
+            protocol = _Nobody()
+        attempt.ready = self._ready
+        self._protocol = protocol
         self._lease.connected()
-        when_lost(protocol, self._lease.release)
+        when_lost(protocol, self._lost)
+        guard_making(protocol)
         return protocol
 
-    def clientConnectionFailed(self, connector: ITwistedConnector, reason: Failure) -> None:
-        """It is not, and its socket is closed."""
+    def _ready(self) -> None:
         self.deadline.cancel()
-        self._lease.release()
-        attempt, self._attempt = self._attempt, None
-        if attempt is not None:
-            attempt.failed(self._error(reason.value))
+        # They refer to this, as does the attempt, and there is nothing left to be stopped.
+        self.connector = self._protocol = None
+        if self._attempt is not None:
+            self._attempt.ready = None
+            self._attempt = None
 
-    def _error(self, cause: BaseException | None) -> ProxyError:
+    def _lost(self) -> None:
+        self.over()
+        self._settle(lambda: self.error("it closed the connection before it was ready"))
+
+    def clientConnectionFailed(self, connector: ITwistedConnector, reason: Failure) -> None:
+        """It is not connected, and its socket is closed."""
+        self.over()
+        self._settle(lambda: self.error(reason.value))
+
+    def _settle(self, error: Callable[[], ProxyError]) -> None:
+        """It has failed, if it is still anybody's."""
+        attempt, self._attempt = self._attempt, None
+        self.connector = self._protocol = None
+        if not self._begun:
+            self._failed = error()
+        elif attempt is not None:
+            attempt.ready = None
+            attempt.failed(self._failed or error())
+
+    def error(self, cause: object) -> ProxyError:
+        """What went wrong, in one line."""
         address = self._backend.address
         if self._late:
             timeout = self._backend.cluster.config.connect_timeout
             message = f"connect to {address} timed out after {timeout:g} s"
             return ProxyError(message, side=Side.UPSTREAM, retry=Retry.ALWAYS, status=504)
         number = cause.osError if isinstance(cause, ConnectError) else None
-        why = os.strerror(number) if isinstance(number, int) else str(cause) or repr(cause)
+        number = cause.errno if isinstance(cause, OSError) else number
+        text = str(cause).partition("\n")[0] or repr(cause)
+        why = os.strerror(number) if isinstance(number, int) else text
         message = f"connect to {address} failed: {why}"
         if number in OUT_OF_PORTS:
             return ProxyError(message, side=Side.PROXY, retry=Retry.ALWAYS, status=503)
         if number in OUT_OF_DESCRIPTORS:
-            # Every other backend would need one as well.
-            return ProxyError(message, side=Side.PROXY, retry=Retry.NEVER, status=503)
+            return refusal(message)  # Every other backend would need one as well.
         return ProxyError(message, side=Side.UPSTREAM, retry=Retry.ALWAYS, status=502)
+
+
+class _Nobody(Protocol):
+    """Has a connection that nobody can use."""
+
+    def connectionMade(self) -> None:
+        """End it."""
+        self.transport.abortConnection()  # type: ignore[union-attr]

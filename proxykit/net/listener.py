@@ -7,8 +7,10 @@ nor does the process spin.
 
 from __future__ import annotations
 
+import os
 import re
 import resource
+import socket
 from collections.abc import Iterator
 from errno import EWOULDBLOCK
 from functools import partial
@@ -19,14 +21,12 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
-from proxykit.interfaces import ISnapshot
+from proxykit.errors import OUT_OF_DESCRIPTORS
+from proxykit.interfaces import IPausablePort, ISnapshot
 from proxykit.model import ConnInfo, address_text
-from proxykit.net.connector import OUT_OF_DESCRIPTORS
-from proxykit.net.lost import when_lost
+from proxykit.net.lost import guard_making, when_lost
 
 if TYPE_CHECKING:
-    import socket
-
     from twisted.internet.interfaces import (
         IListeningPort,
         IProtocol,
@@ -92,7 +92,10 @@ class Listener(Factory):
         self._ids = ids
         self._deadlines = deadlines
         self._port: Any = None
-        self._said = float("-inf")
+        # Whether the port can do by itself what others have to be helped with.
+        self._native = False
+        # When each reason was said last: a listener at its limit goes back and forth.
+        self._said: dict[str, float] = {}
 
     def listen(self, where: IStreamServerEndpoint) -> Deferred[IListeningPort]:
         """Begin to accept.
@@ -102,10 +105,20 @@ class Listener(Factory):
 
         def listening(port: Any) -> IListeningPort:
             self._port = port
-            # A stock port gives a full table of descriptors its own treatment: it closes each
-            # client that waits, with a log line each. Its socket is what can be spoken to.
-            if hasattr(port, "socket") and hasattr(port, "stopReading"):
-                port.socket = _Gate(port.socket, self)
+            listening = getattr(port, "socket", None)
+            if listening is not None and listening.family in (socket.AF_INET, socket.AF_INET6):
+                # Each accepted socket has what the listening one has.
+                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, True)
+            # A stock port accepts in a loop that does not look up, and gives a full table of
+            # descriptors its own treatment: it closes each client that waits, with a log line
+            # each. Its socket is what can be spoken to.
+            self._native = IPausablePort.providedBy(port)
+            if self._native:
+                port.starved = self.starved
+                port.last_descriptor = last_descriptor()
+            elif listening is not None and hasattr(port, "stopReading"):
+                port.socket = _Gate(listening, self)
             self._log.info(
                 "{listener}: listening on {address}", listener=self.name, address=self.address
             )
@@ -143,6 +156,8 @@ class Listener(Factory):
         protocol.info = ConnInfo(number, self.name, addr)
         when_lost(protocol, partial(self._closed, number))
         self.connections[number] = protocol
+        if not self._native:
+            guard_making(protocol)
         self.accepted += 1
         if len(self.connections) >= self.limit:
             self._pause(f"all of its {self.limit} connections are in use (max_connections)")
@@ -161,22 +176,25 @@ class Listener(Factory):
 
     def _look_again(self) -> None:
         if self.paused and len(self.connections) < self.limit:
-            self._resume()
+            if next_descriptor() < last_descriptor():
+                self._resume()
+            else:
+                self._deadlines.add(LOOK_AGAIN, self._look_again)
 
     def _pause(self, why: str) -> None:
         if self._port is None or self.paused:
             return
         self.paused = why
-        self._port.stopReading()
+        (self._port.pause if self._native else self._port.stopReading)()
         now = self._deadlines.clock.seconds()
-        if now - self._said >= SAY_AGAIN:
+        if now - self._said.get(why, float("-inf")) >= SAY_AGAIN:
+            self._said[why] = now
             self._log.warn("{listener}: not accepting: {why}", listener=self.name, why=why)
-        self._said = now
 
     def _resume(self) -> None:
         self.paused = ""
         if self._port is not None:
-            self._port.startReading()
+            (self._port.resume if self._native else self._port.startReading)()
 
     def snapshot(self) -> dict[str, Any]:
         """This listener as ``/api/listeners`` shows it."""
@@ -202,6 +220,22 @@ class Listener(Factory):
         ]
 
 
+def last_descriptor() -> int:
+    """From which descriptor on the table counts as full."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft - min(SPARE_DESCRIPTORS, soft // 8)
+
+
+def next_descriptor() -> float:
+    """The number that the next socket would get: the kernel gives the lowest that is free."""
+    try:
+        descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return float("inf")
+    os.close(descriptor)
+    return descriptor
+
+
 class _Gate:
     """A listening socket that has nothing to accept while its listener is paused.
 
@@ -211,9 +245,7 @@ class _Gate:
     def __init__(self, listening: socket.socket, listener: Listener) -> None:
         self._socket = listening
         self._listener = listener
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        # The kernel gives the lowest descriptor that is free, so a high one means a full table.
-        self._last = soft - min(SPARE_DESCRIPTORS, soft // 8)
+        self._last = last_descriptor()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._socket, name)

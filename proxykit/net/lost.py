@@ -1,12 +1,14 @@
-"""Knowing for certain when a connection is gone."""
+"""Knowing for certain when a connection is gone, whatever its protocol does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from twisted.logger import Logger
+
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IProtocol
+    from twisted.internet.interfaces import IProtocol, ITransport
     from twisted.python.failure import Failure
 
 
@@ -20,9 +22,28 @@ def when_lost(protocol: IProtocol, call: Callable[[], object]) -> None:
     told = protocol.connectionLost
 
     def connection_lost(reason: Failure) -> None:
+        # The protocol refers to this, and this to the protocol: let go of it.
+        vars(protocol).pop("connectionLost", None)
         try:
             told(reason)
         finally:
             call()
 
     protocol.connectionLost = connection_lost  # type: ignore[method-assign]
+
+
+_log = Logger()
+
+
+def guard_making(protocol: IProtocol) -> None:
+    """End the connection of a protocol that raises when it is made; stock reactors may leave it."""
+
+    def make_connection(transport: ITransport) -> None:
+        vars(protocol).pop("makeConnection", None)
+        try:
+            protocol.makeConnection(transport)
+        except Exception:
+            _log.failure("{protocol} raised when its connection was made", protocol=protocol)
+            transport.abortConnection()  # type: ignore[attr-defined]
+
+    protocol.makeConnection = make_connection  # type: ignore[method-assign]

@@ -13,9 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.address import UNIXAddress
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from proxykit.core.deadlines import Deadline, Deadlines
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(IHalfCloseableProtocol, IPushProducer)
 class RelaySide(Protocol):
     """One of a relay's two connections. Until a relay is there, its bytes are not looked at here.
 
@@ -48,6 +47,18 @@ class RelaySide(Protocol):
         self.received += len(data)
         (relay.upstream if self is relay.client else relay.client).transport.write(data)
         relay.deadline.touch()
+
+    def pauseProducing(self) -> None:
+        """The other side cannot take more at the moment."""
+        self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """It can."""
+        if not self.read_ended:
+            self.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The other side is gone. The relay hears of it next, and knows how this one is to end."""
 
     def readConnectionLost(self) -> None:
         """Nothing more will come from this side."""
@@ -94,8 +105,8 @@ class Relay:
         client.relay = upstream.relay = self
         if not client.read_ended:  # reading again would find the end again
             client.transport.resumeProducing()
-        client.transport.registerProducer(upstream.transport, True)
-        upstream.transport.registerProducer(client.transport, True)
+        client.transport.registerProducer(upstream, True)
+        upstream.transport.registerProducer(client, True)
         if early:
             upstream.transport.write(early)
         if client.read_ended:
@@ -107,11 +118,11 @@ class Relay:
         other = self.upstream if side is self.client else self.client
         # It produces no more; a producer that is still registered would hold the end back.
         other.transport.unregisterProducer()
-        other.transport.loseWriteConnection()
         if other.read_ended:
-            client, upstream = self.client.transport, self.upstream.transport
-            client.loseConnection()
-            upstream.loseConnection()
+            other.transport.loseConnection()
+            side.transport.loseConnection()
+        else:
+            other.transport.loseWriteConnection()
 
     def lost(self, side: RelaySide, reason: Failure) -> None:
         """One connection is gone: so must be the other."""
@@ -126,6 +137,8 @@ class Relay:
                 other.transport.abortConnection()
             return
         self.deadline.cancel()
+        # Nothing that is left refers in a circle, so nothing waits for the garbage collector.
+        self.client.relay = self.upstream.relay = None
         self.ended(self.why)
 
     def abort(self, why: str) -> None:
@@ -144,7 +157,7 @@ class Relay:
 
 
 def tune(transport: Any, keepalive: bool) -> None:
-    """Options for a socket that a proxy holds: no delay, keepalive probes. A unix one has none."""
-    if not isinstance(transport.getPeer(), UNIXAddress):
-        transport.setTcpNoDelay(True)
-        transport.setTcpKeepAlive(keepalive)
+    """Options for a TCP socket that a proxy holds: no delay, keepalive probes."""
+    transport.setTcpNoDelay(True)
+    if keepalive:
+        transport.setTcpKeepAlive(True)

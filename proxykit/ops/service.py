@@ -25,7 +25,7 @@ from proxykit.core.deadlines import Deadlines
 from proxykit.core.flow import Flow
 from proxykit.core.registry import Registry
 from proxykit.errors import ConfigError, ProxyError
-from proxykit.interfaces import IBalancer, IMode
+from proxykit.interfaces import IMode
 from proxykit.model import address_text
 from proxykit.net.connector import Connector
 from proxykit.net.kernel import SourceAddresses, port_range
@@ -70,16 +70,20 @@ class ProxyService(Service):
             raise RuntimeError("a configuration is in force already")
         self.accountant.headroom = config.headroom
         for cluster in config.clusters:
-            self.registry.add(cluster, _balancer(cluster.balance))
+            balancer = _known("balance", cluster.balance, f"clusters.{cluster.name}")
+            self.registry.add(cluster, balancer)
             for backend in cluster.backends:
                 self._open_page(backend.address)
-        modes = components("mode")
+        names = {cluster.name for cluster in config.clusters}
         for number, each in enumerate(config.listeners):
-            mode = IMode(modes[each.mode].load()())  # type: ignore[operator]
+            place = f"listeners[{number}] ({each.name})"
+            mode = IMode(_known("mode", each.mode, place)())
             try:
                 mode.check(each)
+                if each.cluster and each.cluster not in names:
+                    raise ValueError(f"there is no cluster {each.cluster!r}")
             except ValueError as error:
-                raise ConfigError([f"listeners[{number}] ({each.name}): {error}"]) from error
+                raise ConfigError([f"{place}: {error}"]) from error
             factory = mode.factory(each, self.flow, self.connector)
             listener = self._add_listener(each, factory)
             self._to_listen.append((each.name, each.listen, listener.listen))
@@ -115,20 +119,32 @@ class ProxyService(Service):
         return self._admin
 
     def privilegedStartService(self) -> None:
-        """Bind all ports, while there may be the right to.
+        """Bind all ports, while there may be the right to: all of them or none.
 
         :raises ConfigError: one of them cannot be had.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
-        waiting, self._to_listen = self._to_listen, []
-        for name, where, listen in waiting:
-            outcome: list[Failure] = []
-            listen(endpoint(self._reactor, where)).addErrback(outcome.append)
-            if outcome:
-                why = outcome[0].value
-                if not isinstance(why, CannotListenError | OSError | OverflowError | ValueError):
-                    outcome[0].raiseException()
-                raise ConfigError([f"{name}: cannot listen on {where}: {_reason(why)}"])
+        for name, where, listen in self._to_listen:
+            why = self._try_to(listen, where)
+            if why is not None:
+                self._stop_listening()
+                raise ConfigError([f"{name}: cannot listen on {where}: {why}"])
+        self._to_listen = []
+
+    def _try_to(self, listen: Callable[[Any], Deferred[IListeningPort]], where: str) -> str | None:
+        """Why a user's endpoint cannot be listened on; None: it can."""
+        try:
+            at = endpoint(self._reactor, where)
+        except Exception as error:  # a plugin's parser may raise anything for what it does not like
+            return str(error) or repr(error)
+        outcome: list[Failure] = []
+        listen(at).addErrback(outcome.append)
+        if not outcome:
+            return None
+        why = outcome[0].value
+        if not isinstance(why, CannotListenError | OSError | OverflowError | ValueError):
+            outcome[0].raiseException()
+        return _reason(why)
 
     def startService(self) -> None:
         """Begin to serve.
@@ -141,6 +157,11 @@ class ProxyService(Service):
     def stopService(self) -> Deferred[Any]:
         """Accept no more. Connections end with the process."""
         super().stopService()  # type: ignore[no-untyped-call]
+        stopping = self._stop_listening()
+        self.deadlines.rest()
+        return stopping
+
+    def _stop_listening(self) -> Deferred[Any]:
         stopping = [listener.stop_listening() for listener in self.listeners.values()]
         if self._admin is not None:
             port, self._admin = self._admin, None
@@ -148,12 +169,20 @@ class ProxyService(Service):
         return DeferredList(stopping)
 
 
-def _balancer(name: str) -> Callable[[], IBalancer]:
-    make: Callable[[], IBalancer] = components("balance")[name].load()  # type: ignore[assignment]
-    return make
+def _known(kind: str, name: str, place: str) -> Any:
+    """What a component's name stands for.
+
+    :raises ConfigError: there is none of that name.
+    """
+    known = components(kind)
+    if name not in known:
+        raise ConfigError([f"{place}: there is no {kind} {name!r}; there are {', '.join(known)}"])
+    return known[name].load()
 
 
-def _reason(why: BaseException) -> str:
-    if isinstance(why, CannotListenError) and isinstance(why.socketError, OSError):
-        return why.socketError.strerror or str(why.socketError)
+def _reason(why: BaseException | None) -> str:
+    if isinstance(why, CannotListenError):
+        why = why.socketError
+    if isinstance(why, OSError) and why.strerror:
+        return why.strerror
     return str(why)

@@ -1,0 +1,1 @@
+"""The modes, between real clients and real backends."""

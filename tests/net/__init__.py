@@ -1,0 +1,1 @@
+"""Sockets for real, over loopback; each file tests the module of its name."""

@@ -1,0 +1,1 @@
+"""The service as an operator and an embedder see it."""

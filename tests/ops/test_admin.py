@@ -1,0 +1,177 @@
+"""The admin listener: the shape of what it answers."""
+
+from __future__ import annotations
+
+import json
+from http.client import HTTPConnection
+from typing import Any
+
+from twisted.trial.unittest import TestCase
+
+from tests.sockets import HOST, TIMEOUT, Proxy, in_thread, start_backend, start_proxy, until
+
+
+class AdminTests(TestCase):
+    timeout = TIMEOUT
+
+    async def start(self) -> Proxy:
+        self.backend = await start_backend(self)
+        return start_proxy(self, self.backend, admin=True)
+
+    async def ask(self, proxy: Proxy, path: str, method: str = "GET") -> tuple[int, Any, Any]:
+        """Status, header and body of an answer."""
+        assert proxy.service.admin_port is not None
+        port = proxy.service.admin_port.getHost().port  # type: ignore[attr-defined]
+
+        def talk() -> tuple[int, Any, bytes]:
+            connection = HTTPConnection(HOST, port, timeout=20)
+            try:
+                connection.request(method, path, headers={"connection": "close"})
+                response = connection.getresponse()
+                return response.status, response.headers, response.read()
+            finally:
+                connection.close()
+
+        status, header, body = await in_thread(talk)
+        return status, header, body
+
+    async def json(self, proxy: Proxy, path: str) -> Any:
+        status, header, body = await self.ask(proxy, path)
+        self.assertEqual((status, header["content-type"]), (200, "application/json"))
+        self.assertEqual(header["cache-control"], "no-store")
+        self.assertEqual(int(header["content-length"]), len(body))
+        return json.loads(body)
+
+    async def test_health(self) -> None:
+        self.assertEqual(await self.json(await self.start(), "/healthz"), {"status": "ok"})
+
+    async def test_what_there_is(self) -> None:
+        proxy = await self.start()
+        paths = (await self.json(proxy, "/"))["paths"]
+        self.assertEqual(
+            paths, ["/healthz", "/api/listeners", "/api/clusters", "/api/connections", "/api/ports"]
+        )
+        for path in paths:
+            await self.json(proxy, path)
+
+    async def test_ports(self) -> None:
+        proxy = await self.start()
+        await proxy.connect()
+        await proxy.side()
+        (budget,) = (await self.json(proxy, "/api/ports"))["budgets"]
+        self.assertEqual(
+            list(budget),
+            [
+                "protocol",
+                "source",
+                "destination",
+                "size",
+                "active",
+                "idle",
+                "reserved",
+                "time_wait",
+                "foreign",
+                "free",
+                "forecast_seconds",
+            ],
+        )
+        self.assertEqual(
+            (budget["protocol"], budget["source"], budget["destination"], budget["active"]),
+            ("tcp", HOST, str(self.backend.address), 1),
+        )
+        self.assertEqual(
+            (budget["idle"], budget["reserved"], budget["time_wait"], budget["foreign"]),
+            (0, 0, 0, 0),
+        )
+
+    async def test_listeners(self) -> None:
+        proxy = await self.start()
+        await proxy.connect()
+        await proxy.side()
+        self.assertEqual(
+            await self.json(proxy, "/api/listeners"),
+            {
+                "listeners": [
+                    {
+                        "name": "front",
+                        "address": proxy.listener.address,
+                        "connections": 1,
+                        "max_connections": 10000,
+                        "accepted": 1,
+                        "paused": None,
+                    }
+                ]
+            },
+        )
+
+    async def test_clusters(self) -> None:
+        proxy = await self.start()
+        await proxy.connect()
+        await proxy.side()
+        self.assertEqual(
+            await self.json(proxy, "/api/clusters"),
+            {
+                "clusters": [
+                    {
+                        "name": "web",
+                        "balance": "round-robin",
+                        "max_connections": 1000,
+                        "queue": {"waiting": 0, "limit": 1000, "timed_out": 0, "refused": 0},
+                        "backends": [
+                            {
+                                "address": str(self.backend.address),
+                                "name": "",
+                                "state": "up",
+                                "weight": 1,
+                                "backup": False,
+                                "in_flight": 1,
+                                "connections": 1,
+                                "served": 1,
+                                "failures": 0,
+                                "full": None,
+                            }
+                        ],
+                    }
+                ]
+            },
+        )
+
+    async def test_connections_while_they_are_open(self) -> None:
+        proxy = await self.start()
+        self.assertEqual(await self.json(proxy, "/api/connections"), {"connections": []})
+        client = await proxy.connect()
+        served = await self.backend.accepted()
+        client.send(b"12345")
+        await served.got(b"12345")
+        (shown,) = (await self.json(proxy, "/api/connections"))["connections"]
+        self.assertEqual((shown["id"], shown["state"], shown["bytes_up"]), (1, "relaying", 5))
+        client.reset()
+        await until(lambda: not proxy.listener.connections)
+        self.assertEqual(await self.json(proxy, "/api/connections"), {"connections": []})
+
+    async def test_a_query_does_not_matter(self) -> None:
+        self.assertEqual(await self.json(await self.start(), "/healthz?now"), {"status": "ok"})
+
+    async def test_elsewhere(self) -> None:
+        proxy = await self.start()
+        for path in ("/nowhere", "/api/", "/api/ports/", "//healthz", "/%2e"):
+            status, _, body = await self.ask(proxy, path)
+            self.assertEqual(
+                (status, json.loads(body)), (404, {"error": f"there is no {path} here"})
+            )
+
+    async def test_other_methods(self) -> None:
+        proxy = await self.start()
+        for method in ("POST", "PUT", "DELETE", "OPTIONS", "BREW"):
+            status, header, body = await self.ask(proxy, "/api/ports", method)
+            self.assertEqual((status, header["allow"]), (405, "GET, HEAD"))
+            self.assertEqual(json.loads(body), {"error": f"{method} is not possible here"})
+
+    async def test_head(self) -> None:
+        proxy = await self.start()
+        for path, expected in (("/api/ports", 200), ("/nowhere", 404)):
+            _, got, text = await self.ask(proxy, path)
+            status, header, body = await self.ask(proxy, path, "HEAD")
+            self.assertEqual((status, body), (expected, b""))
+            self.assertEqual(header["content-length"], str(len(text)))
+            self.assertEqual(header["content-type"], got["content-type"])

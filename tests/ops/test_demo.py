@@ -1,0 +1,82 @@
+"""The demo: it says where it is, and what it says is true."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+from urllib.request import urlopen
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import TestCase
+
+from proxykit.ops import demo
+from proxykit.ops.demo import DemoService
+from tests.sockets import (
+    HOST,
+    TIMEOUT,
+    ClockedReactor,
+    free_port,
+    in_thread,
+    start_backend,
+    until,
+)
+
+
+def fetch(url: str) -> bytes:
+    with urlopen(url, timeout=20) as response:
+        answer: bytes = response.read()
+        return answer
+
+
+class DemoTests(TestCase):
+    timeout = TIMEOUT
+
+    def start(self) -> str:
+        self.said: list[str] = []
+        self.service = DemoService(ClockedReactor(), self.said.append)
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.stop()))
+        self.service.privilegedStartService()
+        self.service.startService()
+        (text,) = self.said
+        return text
+
+    async def stop(self) -> None:
+        await self.service.stopService()
+        connections: Any = self.service.listeners["front"].connections
+        for protocol in tuple(connections.values()):
+            protocol.transport.abortConnection()
+        await until(lambda: not connections)
+
+    def ports(self, tcp: int = 0, admin: int = 0) -> None:
+        self.patch(demo, "TCP_PORT", tcp)
+        self.patch(demo, "ADMIN_PORT", admin)
+
+    async def test_what_it_says_to_try(self) -> None:
+        self.ports()
+        front, ports = re.findall(r"curl (\S+)", self.start())
+        answers = sorted([(await in_thread(fetch, front)).decode() for _ in range(2)])
+        self.assertRegex(answers[0], rf"^origin one answers / to {HOST}:\d+\n$")
+        self.assertRegex(answers[1], r"^origin two answers / to ")
+        budgets = json.loads(await in_thread(fetch, ports))["budgets"]
+        self.assertEqual(len(budgets), 2)
+
+    async def test_a_port_that_is_free(self) -> None:
+        with_port = free_port(self)
+        # That one is bound, but nobody listens there; bind() with SO_REUSEADDR may share it or not.
+        self.ports(with_port)
+        self.assertIn("curl http://127.0.0.1:", self.start())
+
+    async def test_ports_that_are_taken(self) -> None:
+        taken = await start_backend(self)
+        self.ports(taken.address.port, taken.address.port)
+        for url in re.findall(r"curl (\S+)", self.start()):
+            self.assertNotIn(f":{taken.address.port}/", url)
+
+    async def test_once_it_is_stopped_nobody_listens(self) -> None:
+        self.ports()
+        origins = re.findall(rf"origins ({HOST}:\d+) and ({HOST}:\d+)", self.start())
+        await self.service.stopService()
+        for address in origins[0]:
+            with self.assertRaises(OSError):
+                await in_thread(fetch, f"http://{address}/")
