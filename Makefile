@@ -6,6 +6,7 @@
 
 PYTHON ?= python3
 TRIALFLAGS ?=
+BENCHFLAGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,7 +27,7 @@ COVERAGE_OWN := COVERAGE_FILE=$(CURDIR)/.coverage_own
 COVERAGE := $(BIN)/python -m coverage
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint coverage docs clean
+.PHONY: help run test lint coverage docs bench clean
 # Two pips in one environment at once would spoil it.
 .NOTPARALLEL:
 
@@ -36,14 +37,19 @@ help:
 	@echo 'make lint      ruff and mypy'
 	@echo 'make coverage  the tests again, measured; fails under the bounds'
 	@echo 'make docs      the documentation, into docs/_build/html'
+	@echo 'make bench     CPU per unit of work beside other proxies; BENCHFLAGS="--quick" or the like'
 	@echo 'make clean     remove all that was made, .venv too'
 	@echo 'PYTHON=python3.12 make ... chooses the Python that .venv is made with'
 
 run: $(VENV)/.installed
 	$(BIN)/twistd -n --pidfile= proxykit demo
 
+# Under Twisted's own reactor and under ours; both run, even if the first one fails.
 test: $(VENV)/.installed-test
-	$(BIN)/python $(TRIAL) $(TRIALFLAGS) tests
+	status=0; for reactor in default proxykit; do \
+		echo "reactor: $$reactor"; \
+		$(BIN)/python $(TRIAL) --reactor=$$reactor $(TRIALFLAGS) tests || status=1; \
+	done; exit $$status
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check
@@ -69,6 +75,10 @@ endif
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build/html
 	@echo 'docs/_build/html/index.html'
+
+# Never a part of the tests: its figures are the machine's.
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks $(BENCHFLAGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info docs/_build htmlcov examples/*/build examples/*/*.egg-info

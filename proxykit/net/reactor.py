@@ -1,0 +1,260 @@
+"""The proxykit reactor: Twisted's epoll reactor, with a short way from an event to its transport.
+
+It hands out the transports of ``net/transport.py`` from every call that makes one. Whatever else is
+registered with it is treated as the stock reactor treats it. ``--reactor=proxykit`` chooses it for
+``twistd`` and ``trial``; ``twistd proxykit`` does so by itself where there is epoll.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable
+from errno import EINTR
+from select import EPOLLIN, EPOLLOUT
+from typing import Any
+
+from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.error import UnsupportedAddressFamily
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.main import CONNECTION_DONE
+from twisted.python import log
+
+from proxykit.net import ports, transport
+
+_IN_OR_OUT = EPOLLIN | EPOLLOUT
+
+
+class ProxykitReactor(EPollReactor):
+    """See this module."""
+
+    def __init__(self) -> None:
+        self._at_end: list[Callable[[], object]] = []
+        # Numbers that were closed in this turn: an event that was fetched for one of them must not
+        # reach the descriptor that has got the number since.
+        self._stale: set[int] = set()
+        super().__init__()
+
+    # What makes transports.
+
+    def listenTCP(
+        self, port: Any, factory: Any, backlog: int = 50, interface: str = ""
+    ) -> ports.TCPPort:
+        """See ``IReactorTCP.listenTCP``."""
+        made = ports.TCPPort(port, factory, backlog, interface, self)
+        made.startListening()
+        return made
+
+    def connectTCP(
+        self, host: str, port: Any, factory: Any, timeout: Any = 30.0, bindAddress: Any = None
+    ) -> transport.TCPConnector:
+        """See ``IReactorTCP.connectTCP``; with a ``bindAddress`` whose port is 0 it binds late."""
+        made = transport.TCPConnector(host, port, factory, timeout, bindAddress, self)
+        made.connect()
+        return made
+
+    def listenUNIX(
+        self, address: Any, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: Any = 0
+    ) -> ports.UNIXPort:
+        """See ``IReactorUNIX.listenUNIX``."""
+        made = ports.UNIXPort(address, factory, backlog, mode, self, wantPID)
+        made.startListening()
+        return made
+
+    def connectUNIX(
+        self, address: Any, factory: Any, timeout: Any = 30, checkPID: Any = 0
+    ) -> transport.UNIXConnector:
+        """See ``IReactorUNIX.connectUNIX``."""
+        made = transport.UNIXConnector(address, factory, timeout, self, checkPID)
+        made.connect()
+        return made
+
+    def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: Any) -> Any:
+        """See ``IReactorSocket.adoptStreamPort``."""
+        self._check(addressFamily)
+        made = (
+            ports.UNIXPort._fromListeningDescriptor(self, fileDescriptor, factory)
+            if addressFamily == socket.AF_UNIX
+            else ports.TCPPort._fromListeningDescriptor(
+                self, fileDescriptor, addressFamily, factory
+            )
+        )
+        made.startListening()
+        return made
+
+    def adoptStreamConnection(self, fileDescriptor: int, addressFamily: int, factory: Any) -> Any:
+        """See ``IReactorSocket.adoptStreamConnection``."""
+        self._check(addressFamily)
+        if addressFamily == socket.AF_UNIX:
+            return transport.UNIXServer._fromConnectedSocket(fileDescriptor, factory, self)
+        return transport.TCPServer._fromConnectedSocket(
+            fileDescriptor, addressFamily, factory, self
+        )
+
+    def _check(self, family: int) -> None:
+        if family not in self._supportedAddressFamilies:
+            raise UnsupportedAddressFamily(family)
+
+    # What those transports ask for.
+
+    def at_end_of_turn(self, call: Callable[[], object]) -> None:
+        """Call this when all events that are there have been handled, before any other come."""
+        self._at_end.append(call)
+
+    def forget(self, descriptor: Any, number: int) -> None:
+        """A descriptor is about to be closed, and with it its registration in the kernel."""
+        self._stale.add(number)
+        registered = self._selectables.pop(number, None)
+        self._reads.discard(number)
+        self._writes.discard(number)
+        if descriptor.adopted and registered is not None:
+            # A copy lives on, and so would the registration.
+            self._poller.unregister(number)
+
+    def read_instead(self, descriptor: Any) -> None:
+        """Wait for something to read, no longer for room to write."""
+        number = descriptor.fileno()
+        self._writes.discard(number)
+        self._reads.add(number)
+        self._poller.modify(number, EPOLLIN)
+
+    def addReader(self, reader: Any) -> None:
+        """See ``IReactorFDSet.addReader``."""
+        if not isinstance(reader, transport.Short):
+            super().addReader(reader)
+            return
+        number = reader.fileno()
+        if number not in self._reads:
+            if number in self._writes:
+                self._poller.modify(number, EPOLLIN | EPOLLOUT)
+            else:
+                self._poller.register(number, EPOLLIN)
+                self._selectables[number] = reader
+            self._reads.add(number)
+
+    def addWriter(self, writer: Any) -> None:
+        """See ``IReactorFDSet.addWriter``."""
+        if not isinstance(writer, transport.Short):
+            super().addWriter(writer)
+            return
+        number = writer.fileno()
+        if number not in self._writes:
+            if number in self._reads:
+                self._poller.modify(number, EPOLLIN | EPOLLOUT)
+            else:
+                self._poller.register(number, EPOLLOUT)
+                self._selectables[number] = writer
+            self._writes.add(number)
+
+    def removeReader(self, reader: Any) -> None:
+        """See ``IReactorFDSet.removeReader``."""
+        number = reader.fileno() if isinstance(reader, transport.Short) else -1
+        if number < 0:
+            super().removeReader(reader)
+        elif number in self._reads:
+            self._reads.remove(number)
+            if number in self._writes:
+                self._poller.modify(number, EPOLLOUT)
+            else:
+                self._drop(number)
+
+    def removeWriter(self, writer: Any) -> None:
+        """See ``IReactorFDSet.removeWriter``."""
+        number = writer.fileno() if isinstance(writer, transport.Short) else -1
+        if number < 0:
+            super().removeWriter(writer)
+        elif number in self._writes:
+            self._writes.remove(number)
+            if number in self._reads:
+                self._poller.modify(number, EPOLLIN)
+            else:
+                self._drop(number)
+
+    def _drop(self, number: int) -> None:
+        self._stale.add(number)
+        del self._selectables[number]
+        self._poller.unregister(number)
+
+    def _remove(self, xer: Any, *args: Any) -> None:
+        number = xer.fileno()
+        super()._remove(xer, *args)
+        if number not in self._selectables:
+            self._stale.add(number)
+
+    def getReaders(self) -> list[Any]:
+        """See ``IReactorFDSet.getReaders``; what is about to be closed is not among them."""
+        readers = super().getReaders()
+        return [reader for reader in readers if not getattr(reader, "disconnecting", False)]
+
+    # The turn.
+
+    def timeout(self) -> float | None:
+        """How long to wait for events."""
+        return 0 if self._at_end else super().timeout()
+
+    def doPoll(self, timeout: Any) -> None:
+        """Wait for events, and handle them."""
+        if self._at_end:  # from a timed call, or from a thread's
+            self._end_turn()
+            timeout = 0
+        try:
+            events = self._poller.poll(-1 if timeout is None else timeout, len(self._selectables))
+        except OSError as problem:
+            if problem.errno == EINTR:
+                return
+            raise
+        selectables, stale = self._selectables, self._stale
+        stale.clear()
+        for number, event in events:
+            selectable = selectables.get(number)
+            if selectable is None or number in stale:
+                continue
+            if not isinstance(selectable, transport.Short) or not event & _IN_OR_OUT:
+                log.callWithLogger(selectable, self._doReadOrWrite, selectable, number, event)
+                continue
+            why: Any = None
+            try:
+                if event & EPOLLIN:
+                    why = selectable.doRead()
+                    if why is CONNECTION_DONE:
+                        self._ended(selectable)
+                        continue
+                if event & EPOLLOUT and not why and number in self._writes:
+                    event = EPOLLOUT
+                    why = selectable.doWrite()
+            except BaseException:
+                why = sys.exc_info()[1]
+                log.callWithLogger(selectable, log.err)
+            if why:
+                self._disconnectSelectable(selectable, why, event != EPOLLOUT)
+        if self._at_end:
+            self._end_turn()
+
+    doIteration = doPoll
+
+    def _ended(self, selectable: Any) -> None:
+        """There is nothing more to be read from it."""
+        if IHalfCloseableProtocol.providedBy(selectable.protocol):
+            selectable.protocol.readConnectionLost()
+            # Where this made the protocol close it, that is about to happen, and needs no call to
+            # the kernel first.
+            if selectable.connected and not selectable.disconnecting:
+                self.removeReader(selectable)
+        else:
+            self._disconnectSelectable(selectable, CONNECTION_DONE, True)
+
+    def _end_turn(self) -> None:
+        while self._at_end:
+            calls, self._at_end = self._at_end, []
+            for call in calls:
+                try:
+                    call()
+                except BaseException:
+                    log.err()
+
+
+def install() -> None:
+    """Make this the reactor. Do it before anything else imports one."""
+    from twisted.internet.main import installReactor
+
+    installReactor(ProxykitReactor())
