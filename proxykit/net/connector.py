@@ -115,16 +115,15 @@ class _Connecting(ClientFactory):
     def stop(self) -> None:
         """Nobody wants it any more, whatever comes of it."""
         self._attempt = None
-        self._disconnect()
+        if self.connector is not None:
+            self.connector.disconnect()
 
     def too_late(self) -> None:
         """The connect timeout has passed."""
         self._late = True
-        self._disconnect()
-
-    def _disconnect(self) -> None:
         if self._protocol is not None:
-            self._protocol.transport.loseConnection()
+            # Connected, but not ready: what it was to send may never get away.
+            self._protocol.transport.abortConnection()
         elif self.connector is not None:
             self.connector.disconnect()
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         IStreamServerEndpoint,
     )
 
-    from proxykit.core.deadlines import Deadlines
+    from proxykit.core.deadlines import Deadline, Deadlines
 
 #: Twisted's own default backlog, 50, overflows in a burst; the kernel caps this at somaxconn.
 BACKLOG = 4096
@@ -92,6 +92,9 @@ class Listener(Factory):
         self._ids = ids
         self._deadlines = deadlines
         self._port: Any = None
+        # Whether descriptors are short, and when they are looked for the next time.
+        self._short = False
+        self._looking: Deadline | None = None
         # Whether the port can do by itself what others have to be helped with.
         self._native = False
         # When each reason was said last: a listener at its limit goes back and forth.
@@ -165,21 +168,32 @@ class Listener(Factory):
 
     def _closed(self, number: int) -> None:
         del self.connections[number]
-        if self.paused and len(self.connections) <= min(self.limit - 1, self.limit * RESUME_AT):
-            self._resume()
+        if self.paused:
+            self._maybe_resume()
 
     def starved(self) -> None:
         """Descriptors ran out, or will with the next client."""
         self._pause("this process has no file descriptors left (ulimit -n)")
+        self._short = True
         # They may come back without a connection of ours ending.
-        self._deadlines.add(LOOK_AGAIN, self._look_again)
+        if self._looking is None:
+            self._looking = self._deadlines.add(LOOK_AGAIN, self._look_again)
 
     def _look_again(self) -> None:
-        if self.paused and len(self.connections) < self.limit:
-            if next_descriptor() < last_descriptor():
-                self._resume()
-            else:
-                self._deadlines.add(LOOK_AGAIN, self._look_again)
+        self._looking = None
+        if self.paused and not self._maybe_resume():
+            self._looking = self._deadlines.add(LOOK_AGAIN, self._look_again)
+
+    def _maybe_resume(self) -> bool:
+        """Accept again, if there is room; a connection that ended may be the first of those that
+        descriptors were kept back for."""
+        if len(self.connections) > min(self.limit - 1, self.limit * RESUME_AT):
+            return False
+        if self._short and next_descriptor() >= last_descriptor():
+            return False
+        self._short = False
+        self._resume()
+        return True
 
     def _pause(self, why: str) -> None:
         if self._port is None or self.paused:

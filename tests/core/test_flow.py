@@ -333,9 +333,7 @@ class WaitTests(FlowTestCase):
         self.script(2, FULL)
         result = self.ask()
         self.refuse()
-        self.assert_refused(
-            result, "no slot at this one; the queue of web is full (queue = 0)"
-        )
+        self.assert_refused(result, "no slot at this one; the queue of web is full (queue = 0)")
 
     def test_what_is_full(self):
         """The message names the limit that was reached: connections or ports."""
