@@ -133,3 +133,34 @@ class IPausablePort(Interface):
 
     def resume() -> None:
         """Accept again."""
+
+
+class IShortcuts(Interface):
+    """A transport that can do more than Twisted's: those of the proxykit reactor, while they are
+    plain sockets. Whoever uses them has another way for transports that do not provide this.
+
+    A half-close works on them in either direction, as it does not under TLS.
+    """
+
+    def peek(size: int) -> bytes:
+        """What has come, at most ``size`` bytes, without taking it; nothing if nothing has, or if
+        the other side has ended.
+
+        :raises OSError: the connection is lost.
+        """
+
+    def consume(size: int) -> None:
+        """Take exactly so many bytes, all of which ``peek`` has shown.
+
+        :raises OSError: the connection is lost.
+        """
+
+    def splice_to(sink: Any, limit: int | None, moved: Callable[[int], object]) -> bool:
+        """Bytes that come may go straight to the transport ``sink``, the next ``limit`` of them.
+
+        Those that do are counted by ``moved(count)``; the others come to ``dataReceived`` as ever,
+        whose business it is to write them to ``sink``. The order is kept. A limit of None is none.
+        Calling it again ends what went before.
+
+        :returns: False where that cannot be: then all come to ``dataReceived``.
+        """

@@ -287,7 +287,13 @@ def unanswering(test: TestCase) -> Address:
 
 def held(transport: Any) -> int:
     """Bytes that a transport has been given and its socket has not taken."""
-    return len(transport.dataBuffer) - transport.offset + transport._tempDataLen
+    pipe = transport.splice_in._pipe if getattr(transport, "pipe_holds", False) else None
+    return (
+        len(transport.dataBuffer)
+        - transport.offset
+        + transport._tempDataLen
+        + (pipe.held if pipe is not None else 0)
+    )
 
 
 def hear(test: TestCase) -> list[str]:

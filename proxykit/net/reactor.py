@@ -20,7 +20,8 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.main import CONNECTION_DONE
 from twisted.python import log
 
-from proxykit.net import ports, transport
+from proxykit.net import clients, ports, transport
+from proxykit.net.splice import Pipes
 
 _IN_OR_OUT = EPOLLIN | EPOLLOUT
 
@@ -33,6 +34,7 @@ class ProxykitReactor(EPollReactor):
         # Numbers that were closed in this turn: an event that was fetched for one of them must not
         # reach the descriptor that has got the number since.
         self._stale: set[int] = set()
+        self.pipes = Pipes()
         super().__init__()
 
     # What makes transports.
@@ -47,9 +49,9 @@ class ProxykitReactor(EPollReactor):
 
     def connectTCP(
         self, host: str, port: Any, factory: Any, timeout: Any = 30.0, bindAddress: Any = None
-    ) -> transport.TCPConnector:
+    ) -> clients.TCPConnector:
         """See ``IReactorTCP.connectTCP``; with a ``bindAddress`` whose port is 0 it binds late."""
-        made = transport.TCPConnector(host, port, factory, timeout, bindAddress, self)
+        made = clients.TCPConnector(host, port, factory, timeout, bindAddress, self)
         made.connect()
         return made
 
@@ -63,9 +65,9 @@ class ProxykitReactor(EPollReactor):
 
     def connectUNIX(
         self, address: Any, factory: Any, timeout: Any = 30, checkPID: Any = 0
-    ) -> transport.UNIXConnector:
+    ) -> clients.UNIXConnector:
         """See ``IReactorUNIX.connectUNIX``."""
-        made = transport.UNIXConnector(address, factory, timeout, self, checkPID)
+        made = clients.UNIXConnector(address, factory, timeout, self, checkPID)
         made.connect()
         return made
 

@@ -18,6 +18,8 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
+from proxykit.interfaces import IShortcuts
+
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
@@ -47,6 +49,13 @@ class RelaySide(Protocol):
         self.received += len(data)
         (relay.upstream if self is relay.client else relay.client).transport.write(data)
         relay.deadline.touch()
+
+    def spliced(self, count: int) -> None:
+        """So many bytes were handed on by the kernel."""
+        relay = self.relay
+        if relay is not None:
+            self.received += count
+            relay.deadline.touch()
 
     def pauseProducing(self) -> None:
         """The other side cannot take more at the moment."""
@@ -107,6 +116,9 @@ class Relay:
             client.transport.resumeProducing()
         client.transport.registerProducer(upstream, True)
         upstream.transport.registerProducer(client, True)
+        for side, sink in ((client, upstream.transport), (upstream, client.transport)):
+            if IShortcuts.providedBy(side.transport):
+                side.transport.splice_to(sink, None, side.spliced)
         if early:
             upstream.transport.write(early)
         if client.read_ended:

@@ -8,36 +8,40 @@ nothing left to send.
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import suppress
-from errno import EINPROGRESS
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import error, main, tcp, unix
-from twisted.internet.abstract import FileDescriptor, isIPAddress, isIPv6Address
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.protocol import Protocol
-from twisted.python import lockfile
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.address import IPv6Address
 from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from proxykit.interfaces import IShortcuts
+from proxykit.net.splice import Splice
 
 if TYPE_CHECKING:
     from proxykit.net.reactor import ProxykitReactor
 
 _DONE = Failure(error.ConnectionDone())
 _RESET = struct.pack("ii", 1, 0)
-#: linux/in.h: leave the choice of a port to connect(), which knows the destination.
-IP_BIND_ADDRESS_NO_PORT = 24
 
 
+@implementer(IShortcuts)
 class Short:
     """Mixed into a stock ``Connection``."""
 
     reactor: ProxykitReactor
     #: Whether another descriptor, somebody else's, stands for the same socket.
     adopted = False
+    #: Where its bytes may be spliced to, and from where it may be spliced to.
+    splice_out: Splice | None = None
+    splice_in: Splice | None = None
+    #: Whether there are bytes in a pipe that have to go out before any others.
+    pipe_holds = False
 
     def write(self: Any, data: bytes) -> None:
         """Send at once what can go out at once, and leave the rest to the stock transport."""
@@ -45,6 +49,7 @@ class Short:
             # As _nothing_buffered(); this is where most of a proxy's calls go.
             not self.dataBuffer
             and not self._tempDataBuffer
+            and not self.pipe_holds
             and self.connected
             and not self.TLS
             and not self._aborting
@@ -65,8 +70,7 @@ class Short:
             except (BlockingIOError, TypeError):
                 pass  # The stock way finds the same, and knows what to do about it.
             except OSError:
-                # It will not be reported again: the kernel has told.
-                self.reactor.at_end_of_turn(self._lost)
+                self.lose()
                 return
             else:
                 if sent == len(data):
@@ -89,6 +93,7 @@ class Short:
         return (
             not self.dataBuffer
             and not self._tempDataBuffer
+            and not self.pipe_holds
             and self.connected
             and not self.TLS
             and not self._aborting
@@ -99,6 +104,9 @@ class Short:
         """Read what has come, once."""
         if self.disconnecting:
             return None
+        splice = self.splice_out
+        if splice is not None:
+            return self._read_or_splice(splice)
         try:
             data = self.socket.recv(self.bufferSize)
         except BlockingIOError:
@@ -109,6 +117,60 @@ class Short:
             return main.CONNECTION_DONE
         self.protocol.dataReceived(data)
         return None
+
+    def _read_or_splice(self: Any, splice: Splice) -> object:
+        moved, why = splice.move()
+        if moved:
+            return why
+        size = self.bufferSize if splice.left is None else min(self.bufferSize, splice.left)
+        try:
+            data = self.socket.recv(size)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return main.CONNECTION_LOST
+        if not data:
+            return main.CONNECTION_DONE
+        splice.copied(len(data), len(data) == self.bufferSize)
+        self.protocol.dataReceived(data)
+        return None
+
+    def doWrite(self: Any) -> object:
+        """Send what is in a pipe, then what is buffered."""
+        if self.pipe_holds:
+            why = self.splice_in.drain()
+            if why is not None or self.pipe_holds:
+                return why
+        return super().doWrite()
+
+    def splice_to(self: Any, sink: Any, limit: int | None, moved: Callable[[int], object]) -> bool:
+        """See ``IShortcuts.splice_to``."""
+        if self.splice_out is not None:
+            self.splice_out.stop()
+        if not IShortcuts.providedBy(sink) or self.TLS or sink.TLS or limit == 0:
+            return False
+        self.splice_out = sink.splice_in = Splice(self, sink, self.reactor.pipes, limit, moved)
+        return True
+
+    def takes_bytes(self: Any) -> bool:
+        """Whether something may be spliced to it now."""
+        return self._nothing_buffered() and not self.disconnecting and not self._writeDisconnecting
+
+    def peek(self: Any, size: int) -> bytes:
+        """See ``IShortcuts.peek``."""
+        try:
+            return self.socket.recv(size, socket.MSG_PEEK)
+        except BlockingIOError:
+            return b""
+
+    def consume(self: Any, size: int) -> None:
+        """See ``IShortcuts.consume``."""
+        while size > 0:
+            size -= len(self.socket.recv(size))
+
+    def lose(self: Any) -> None:
+        """The kernel has reported an error, and will not do so again."""
+        self.reactor.at_end_of_turn(self._lost)
 
     def _lost(self: Any) -> None:
         if self.connected and not self._aborting:
@@ -167,6 +229,10 @@ class Short:
             return  # It is gone already: somebody aborted it, and then raised.
         self.reactor.forget(self, skt.fileno())
         self.disconnected, self.connected = 1, 0
+        if self.splice_out is not None:
+            self.splice_out.stop()
+        if self.splice_in is not None:
+            self.splice_in.stop()
         if self.producer is not None:
             self.producer.stopProducing()
             self.producer = None
@@ -236,157 +302,6 @@ class TCPServer(Short, tcp.Server):
         return _adopted(super()._fromConnectedSocket(*args))
 
 
-class _Connecting:
-    """Mixed into a stock ``BaseClient``: its way from a socket to a connection."""
-
-    def _connect(self: Any, family: int, address: Any) -> None:
-        """Open the connection. Whatever comes of it comes in a later turn."""
-        reactor = self.reactor
-        try:
-            skt = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            bind = self.connector.bindAddress
-            if bind is not None:
-                bind_late(skt, bind)
-        except OSError as problem:
-            failed = error.ConnectBindError(problem.errno, problem.strerror)
-            reactor.callLater(0, self.failIfNotConnected, failed)
-            return
-        self.socket = skt
-        self.fileno = skt.fileno
-        number = skt.connect_ex(address)
-        if number in (0, EINPROGRESS):
-            self.doRead = self.doWrite = self._decided
-            reactor.addWriter(self)
-        else:
-            failed = error.getConnectError((number, os.strerror(number)))
-            reactor.callLater(0, self.failIfNotConnected, failed)
-
-    def _decided(self: Any) -> None:
-        """The socket can be written to, or has an error."""
-        number = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number:
-            self.failIfNotConnected(error.getConnectError((number, os.strerror(number))))
-            return
-        del self.doRead, self.doWrite
-        self.reactor.read_instead(self)
-        self._connectDone()
-
-    def _connectDone(self: Any) -> None:
-        """It is connected: build the protocol."""
-        protocol = self.protocol = self.connector.buildProtocol(self.getPeer())
-        self._named = protocol
-        self.connected = 1
-        if protocol is None:
-            # The factory does not want it.
-            self.protocol = self._named = Protocol()
-            self.loseConnection()
-        else:
-            self.startReading()
-            protocol.makeConnection(self)
-
-    def connectionLost(self: Any, reason: Failure) -> None:
-        """Before it was connected: an error that the socket knows. After that, as always."""
-        if self.connected or "socket" not in self.__dict__:
-            connector = self.connector
-            try:
-                super().connectionLost(reason)
-            finally:
-                connector.connectionLost(reason)
-                if connector.transport is self:  # not one of a new attempt
-                    connector.transport = None
-        else:
-            number = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            known = error.getConnectError((number, os.strerror(number)))
-            self.failIfNotConnected(known if number else error.ConnectError(string=str(reason)))
-
-    @property
-    def logstr(self: Any) -> str:
-        """The prefix for log events of this connection."""
-        named = self.__dict__.get("_named")
-        return f"{self._getLogPrefix(named)},client" if named is not None else "Uninitialized"
-
-
-class TCPClient(_Connecting, Short, tcp.Client):
-    """A connection that was opened."""
-
-    def __init__(
-        self, host: str, port: int, bindAddress: Any, connector: Any, reactor: Any
-    ) -> None:
-        try:
-            known = _literal(host, port)
-        except (OSError, OverflowError):
-            known = None
-        if known is None:
-            # A name, or nonsense: the stock transport has it resolved, and then connects or fails.
-            super().__init__(host, port, bindAddress, connector, reactor)
-            return
-        self.addressFamily, self.addr, self._peer = known
-        self._addressType = type(self._peer)
-        self._requiresResolution = False
-        self.realAddress = self.addr
-        self.reactor = reactor
-        self._tempDataBuffer = []
-        self._tempDataLen = 0
-        self.protocol = None
-        self.connector = connector
-        self._connect(self.addressFamily, self.addr)
-
-    def createInternetSocket(self) -> socket.socket:
-        """For the stock way: a socket that will bind late as well."""
-        skt: socket.socket = super().createInternetSocket()
-        with suppress(OSError):
-            skt.setsockopt(socket.SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1)
-        return skt
-
-    def getPeer(self) -> IPv4Address | IPv6Address:
-        """The address that this is connected to."""
-        peer = self.__dict__.get("_peer")
-        return peer if peer is not None else super().getPeer()
-
-
-def bind_late(skt: socket.socket, binding: Any) -> None:
-    """Bind to a local address, and to a port only when the destination is known.
-
-    After a plain bind to port 0 the kernel keeps (protocol, address, port) unique, whatever the
-    destination; a late one shares each port among destinations (ip(7), IP_BIND_ADDRESS_NO_PORT).
-
-    :param binding: as ``connectTCP`` takes it: an address and a port, or a ``tcp.Binding``.
-    :raises OSError: the address is not here, or the port is taken.
-    """
-    if isinstance(binding, tuple):
-        binding = tcp.makeBinding(*binding)
-    if binding._reuseAddress:
-        skt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if binding._reusePort:
-        skt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    if not binding._port:
-        with suppress(OSError):  # Linux before 4.2 binds early.
-            skt.setsockopt(socket.SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1)
-    known = _literal(binding._address, binding._port)
-    skt.bind(known[1] if known is not None else (binding._address, binding._port))
-
-
-@lru_cache(maxsize=4096)
-def _literal(host: str, port: int) -> tuple[int, Any, IPv4Address | IPv6Address] | None:
-    """Family, socket address and Twisted's address for an IP address; None for a name."""
-    if isIPAddress(host):
-        return socket.AF_INET, (host, port), IPv4Address("TCP", host, port)
-    if isIPv6Address(host):
-        address = tcp._resolveIPv6(host, port)
-        # A link-local address: its scope belongs to its name.
-        flags = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
-        address = (socket.getnameinfo(address, flags)[0], *address[1:])
-        return socket.AF_INET6, address, IPv6Address("TCP", *address)
-    return None
-
-
-class TCPConnector(tcp.Connector):
-    """What ``connectTCP`` returns."""
-
-    def _makeTransport(self) -> TCPClient:
-        return TCPClient(self.host, self.port, self.bindAddress, self, self.reactor)
-
-
 def _adopted(transport: Any) -> Any:
     """Note that the descriptor is a copy, and that closing it will not close the connection."""
     if transport is not None:
@@ -394,7 +309,7 @@ def _adopted(transport: Any) -> Any:
     return transport
 
 
-class _UNIXShort(Short):
+class UNIXShort(Short):
     """A unix socket may carry descriptors beside its bytes."""
 
     def write(self: Any, data: bytes) -> None:
@@ -410,7 +325,7 @@ class _UNIXShort(Short):
     doRead = unix._SendmsgMixin.doRead  # It looks for descriptors.
 
 
-class UNIXServer(_UNIXShort, unix.Server):
+class UNIXServer(UNIXShort, unix.Server):
     """A connection that was accepted."""
 
     def __init__(self, *args: Any) -> None:
@@ -420,29 +335,3 @@ class UNIXServer(_UNIXShort, unix.Server):
     @classmethod
     def _fromConnectedSocket(cls, *args: Any) -> Any:
         return _adopted(super()._fromConnectedSocket(*args))
-
-
-class UNIXClient(_Connecting, _UNIXShort, unix.Client):
-    """A connection that was opened."""
-
-    def __init__(self, filename: Any, connector: Any, reactor: Any, checkPID: int = 0) -> None:
-        unix._SendmsgMixin.__init__(self)
-        self.reactor = reactor
-        self._tempDataBuffer = []
-        self._tempDataLen = 0
-        self.protocol = None
-        self.connector = connector
-        self.realAddress = self.addr = path = UNIXAddress(filename).name
-        if checkPID and not lockfile.isLocked(path + b".lock"):
-            reactor.callLater(0, self.failIfNotConnected, error.BadFileError(path))
-        else:
-            self._connect(socket.AF_UNIX, path)
-
-
-class UNIXConnector(unix.Connector):
-    """What ``connectUNIX`` returns."""
-
-    bindAddress = None
-
-    def _makeTransport(self) -> UNIXClient:
-        return UNIXClient(self.address, self, self.reactor, self.checkPID)

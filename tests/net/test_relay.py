@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from proxykit.core.deadlines import Deadlines
+from proxykit.interfaces import IShortcuts
 from proxykit.model import Address
 from proxykit.modes.tcp import TcpSettings
 from proxykit.net.relay import Relay, RelaySide
@@ -303,7 +304,9 @@ class BackpressureTests(TestCase):
         served.finish()
         await until(lambda: peaks and upstream not in reactor.getReaders())
         await turns()
-        self.assertGreater(held(side.transport), 65536)
+        # A pipe may hold less than a buffer would, or have no more room than the socket had.
+        spliced = IShortcuts.providedBy(side.transport)
+        self.assertGreater(held(side.transport), 0 if spliced else 65536)
         self.assertEqual(await in_thread(read_all, client), reply)
         self.assertLessEqual(max(peaks), BOUND)
 

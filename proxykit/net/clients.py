@@ -1,0 +1,199 @@
+"""How the proxykit reactor opens connections: without a timer, a resolver or a Deferred."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+from errno import EINPROGRESS
+from functools import lru_cache
+from typing import Any
+
+from twisted.internet import error, tcp, unix
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.protocol import Protocol
+from twisted.python import lockfile
+from twisted.python.failure import Failure
+
+from proxykit.net.transport import Short, UNIXShort
+
+#: linux/in.h: leave the choice of a port to connect(), which knows the destination.
+IP_BIND_ADDRESS_NO_PORT = 24
+
+
+class _Connecting:
+    """Mixed into a stock ``BaseClient``: its way from a socket to a connection."""
+
+    def _connect(self: Any, family: int, address: Any) -> None:
+        """Open the connection. Whatever comes of it comes in a later turn."""
+        reactor = self.reactor
+        try:
+            skt = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            bind = self.connector.bindAddress
+            if bind is not None:
+                bind_late(skt, bind)
+        except OSError as problem:
+            failed = error.ConnectBindError(problem.errno, problem.strerror)
+            reactor.callLater(0, self.failIfNotConnected, failed)
+            return
+        self.socket = skt
+        self.fileno = skt.fileno
+        number = skt.connect_ex(address)
+        if number in (0, EINPROGRESS):
+            self.doRead = self.doWrite = self._decided
+            reactor.addWriter(self)
+        else:
+            failed = error.getConnectError((number, os.strerror(number)))
+            reactor.callLater(0, self.failIfNotConnected, failed)
+
+    def _decided(self: Any) -> None:
+        """The socket can be written to, or has an error."""
+        number = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            self.failIfNotConnected(error.getConnectError((number, os.strerror(number))))
+            return
+        del self.doRead, self.doWrite
+        self.reactor.read_instead(self)
+        self._connectDone()
+
+    def _connectDone(self: Any) -> None:
+        """It is connected: build the protocol."""
+        protocol = self.protocol = self.connector.buildProtocol(self.getPeer())
+        self._named = protocol
+        self.connected = 1
+        if protocol is None:
+            # The factory does not want it.
+            self.protocol = self._named = Protocol()
+            self.loseConnection()
+        else:
+            self.startReading()
+            protocol.makeConnection(self)
+
+    def connectionLost(self: Any, reason: Failure) -> None:
+        """Before it was connected: an error that the socket knows. After that, as always."""
+        if self.connected or "socket" not in self.__dict__:
+            connector = self.connector
+            try:
+                super().connectionLost(reason)
+            finally:
+                connector.connectionLost(reason)
+                if connector.transport is self:  # not one of a new attempt
+                    connector.transport = None
+        else:
+            number = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            known = error.getConnectError((number, os.strerror(number)))
+            self.failIfNotConnected(known if number else error.ConnectError(string=str(reason)))
+
+    @property
+    def logstr(self: Any) -> str:
+        """The prefix for log events of this connection."""
+        named = self.__dict__.get("_named")
+        return f"{self._getLogPrefix(named)},client" if named is not None else "Uninitialized"
+
+
+class TCPClient(_Connecting, Short, tcp.Client):
+    """A connection that was opened."""
+
+    def __init__(
+        self, host: str, port: int, bindAddress: Any, connector: Any, reactor: Any
+    ) -> None:
+        try:
+            known = _literal(host, port)
+        except (OSError, OverflowError):
+            known = None
+        if known is None:
+            # A name, or nonsense: the stock transport has it resolved, and then connects or fails.
+            super().__init__(host, port, bindAddress, connector, reactor)
+            return
+        self.addressFamily, self.addr, self._peer = known
+        self._addressType = type(self._peer)
+        self._requiresResolution = False
+        self.realAddress = self.addr
+        self.reactor = reactor
+        self._tempDataBuffer = []
+        self._tempDataLen = 0
+        self.protocol = None
+        self.connector = connector
+        self._connect(self.addressFamily, self.addr)
+
+    def createInternetSocket(self) -> socket.socket:
+        """For the stock way: a socket that will bind late as well."""
+        skt: socket.socket = super().createInternetSocket()
+        with suppress(OSError):
+            skt.setsockopt(socket.SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+        return skt
+
+    def getPeer(self) -> IPv4Address | IPv6Address:
+        """The address that this is connected to."""
+        peer = self.__dict__.get("_peer")
+        return peer if peer is not None else super().getPeer()
+
+
+def bind_late(skt: socket.socket, binding: Any) -> None:
+    """Bind to a local address, and to a port only when the destination is known.
+
+    After a plain bind to port 0 the kernel keeps (protocol, address, port) unique, whatever the
+    destination; a late one shares each port among destinations (ip(7), IP_BIND_ADDRESS_NO_PORT).
+
+    :param binding: as ``connectTCP`` takes it: an address and a port, or a ``tcp.Binding``.
+    :raises OSError: the address is not here, or the port is taken.
+    """
+    if isinstance(binding, tuple):
+        binding = tcp.makeBinding(*binding)
+    if binding._reuseAddress:
+        skt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if binding._reusePort:
+        skt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if not binding._port:
+        with suppress(OSError):  # Linux before 4.2 binds early.
+            skt.setsockopt(socket.SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+    known = _literal(binding._address, binding._port)
+    skt.bind(known[1] if known is not None else (binding._address, binding._port))
+
+
+@lru_cache(maxsize=4096)
+def _literal(host: str, port: int) -> tuple[int, Any, IPv4Address | IPv6Address] | None:
+    """Family, socket address and Twisted's address for an IP address; None for a name."""
+    if isIPAddress(host):
+        return socket.AF_INET, (host, port), IPv4Address("TCP", host, port)
+    if isIPv6Address(host):
+        address = tcp._resolveIPv6(host, port)
+        # A link-local address: its scope belongs to its name.
+        flags = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+        address = (socket.getnameinfo(address, flags)[0], *address[1:])
+        return socket.AF_INET6, address, IPv6Address("TCP", *address)
+    return None
+
+
+class TCPConnector(tcp.Connector):
+    """What ``connectTCP`` returns."""
+
+    def _makeTransport(self) -> TCPClient:
+        return TCPClient(self.host, self.port, self.bindAddress, self, self.reactor)
+
+
+class UNIXClient(_Connecting, UNIXShort, unix.Client):
+    """A connection that was opened."""
+
+    def __init__(self, filename: Any, connector: Any, reactor: Any, checkPID: int = 0) -> None:
+        unix._SendmsgMixin.__init__(self)
+        self.reactor = reactor
+        self._tempDataBuffer = []
+        self._tempDataLen = 0
+        self.protocol = None
+        self.connector = connector
+        self.realAddress = self.addr = path = UNIXAddress(filename).name
+        if checkPID and not lockfile.isLocked(path + b".lock"):
+            reactor.callLater(0, self.failIfNotConnected, error.BadFileError(path))
+        else:
+            self._connect(socket.AF_UNIX, path)
+
+
+class UNIXConnector(unix.Connector):
+    """What ``connectUNIX`` returns."""
+
+    bindAddress = None
+
+    def _makeTransport(self) -> UNIXClient:
+        return UNIXClient(self.address, self, self.reactor, self.checkPID)
