@@ -322,7 +322,11 @@ class UNIXShort(Short):
     def _nothing_buffered(self: Any) -> bool:
         return not self._sendmsgQueue and super()._nothing_buffered()
 
-    doRead = unix._SendmsgMixin.doRead  # It looks for descriptors.
+    def doRead(self: Any) -> object:
+        """Read what has come, once, and look for descriptors, unless it may be spliced."""
+        if self.splice_out is not None and not self.disconnecting:
+            return self._read_or_splice(self.splice_out)
+        return unix._SendmsgMixin.doRead(self)
 
 
 class UNIXServer(UNIXShort, unix.Server):

@@ -147,7 +147,14 @@ class RelayTests(SpliceTestCase):
         seed = random.Random(20261122)
         spliced = cut_off = 0
         for number in range(ROUNDS):
-            here, there, client, upstream, why = self.relay(tcp=seed.random() < 0.7)
+            tcp = seed.random() < 0.5
+            here, there, client, upstream, why = self.relay(tcp)
+            for side in (client, upstream):
+                if not tcp and seed.random() < 0.4:
+                    # It takes less than a read brings, so that some of it waits in a buffer. (TCP
+                    # on loopback, whose segments are 64 KiB, would wait for timers.)
+                    transport: Any = side.transport
+                    transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 30_000)
             sizes = [seed.choice((0, 1, 3000, 200_000, 900_000)) for _ in range(2)]
             if number % 50 == 0:
                 sizes[seed.randrange(2)] = 3_000_000
@@ -276,6 +283,31 @@ class LimitTests(SpliceTestCase):
                 out.close()
                 for _ in range(5):
                     self.turn()
+
+    def test_after_what_is_buffered(self) -> None:
+        """What waits in the sink's buffer is not overtaken, however much comes."""
+        source, sink = Counting(), Counting()
+        far, out = self.end(source, False), self.end(sink, False)
+        transport: Any = source.transport
+        waiting: Any = sink.transport
+        waiting.write(BODY[:500_000])  # more than the socket takes
+        self.assertTrue(waiting.dataBuffer or waiting._tempDataBuffer)
+        source.sink = waiting
+        self.assertTrue(transport.splice_to(waiting, None, lambda count: None))
+        transport.splice_out.copied(0, True)
+        transport.splice_out.copied(0, True)  # as if it were bulk already
+        sent, arrived = 500_000, bytearray()
+        while len(arrived) < 1_500_000:
+            with contextlib.suppress(BlockingIOError):
+                sent += far.send(BODY[sent:1_500_000])
+            self.turn()
+            with contextlib.suppress(BlockingIOError):
+                arrived += out.recv(50_000)
+        self.assertEqual(bytes(arrived), BODY[:1_500_000])
+        transport.abortConnection()
+        waiting.abortConnection()
+        self.turn()
+        self.turn()
 
     def test_peek_and_consume(self) -> None:
         class Still(Counting):
