@@ -44,7 +44,8 @@ class IMode(Interface):
 
 
 class ISnapshot(Interface):
-    """A protocol that can say more of itself in ``/api/connections``."""
+    """A protocol or factory that can say more of itself in ``/api/connections`` or
+    ``/api/listeners``."""
 
     def snapshot() -> dict[str, Any]:
         """Plain data, ready for JSON."""

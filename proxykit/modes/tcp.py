@@ -20,6 +20,7 @@ from zope.interface import implementer
 from proxykit.checks import positive_seconds
 from proxykit.core.choice import Attempt, Choice
 from proxykit.core.routing import Everything
+from proxykit.core.stats import Relayed
 from proxykit.errors import ProxyError
 from proxykit.interfaces import IMode, ISnapshot
 from proxykit.model import ConnInfo, Listener, address_text
@@ -145,6 +146,7 @@ class TcpProtocol(RelaySide):
 
     def _refuse(self, why: str) -> None:
         self._stay()
+        self.factory.stats.refused += 1
         self.factory.log.warn(
             "{listener}: {client} refused: {why}",
             listener=self.info.listener,
@@ -193,6 +195,9 @@ class TcpProtocol(RelaySide):
     def _ended(self, why: str) -> None:
         """Both connections are gone."""
         factory, attempt = self.factory, self._attempt
+        down = attempt.upstream.received if attempt is not None else 0
+        duration = factory.flow.clock.seconds() - self._started
+        factory.stats.end(why, self.received, down, duration)
         if factory.settings.log_connections:
             assert self._choice is not None
             factory.log.info(
@@ -203,8 +208,8 @@ class TcpProtocol(RelaySide):
                 cluster=self._choice.cluster.config.name,
                 backend=attempt.backend.address if attempt is not None else "-",
                 up=self.received,
-                down=attempt.upstream.received if attempt is not None else 0,
-                duration=factory.flow.clock.seconds() - self._started,
+                down=down,
+                duration=duration,
                 why=why,
             )
 
@@ -222,6 +227,7 @@ class TcpProtocol(RelaySide):
         }
 
 
+@implementer(ISnapshot)
 class TcpFactory(Factory):
     """An ordinary factory, for any endpoint.
 
@@ -247,6 +253,11 @@ class TcpFactory(Factory):
         self.router = router
         self.settings = settings or TcpSettings()
         self.name = name
+        self.stats = Relayed()
+
+    def snapshot(self) -> dict[str, Any]:
+        """See ``ISnapshot``: what was relayed."""
+        return self.stats.snapshot()
 
     def buildProtocol(self, addr: Any) -> Any:
         """A protocol for one client."""

@@ -219,6 +219,7 @@ class Listener(Factory):
             "max_connections": self.limit,
             "accepted": self.accepted,
             "paused": self.paused or None,
+            **({"traffic": self.factory.snapshot()} if ISnapshot.providedBy(self.factory) else {}),
         }
 
     def describe_connections(self) -> list[dict[str, Any]]:

@@ -86,23 +86,30 @@ class AdminTests(TestCase):
 
     async def test_listeners(self) -> None:
         proxy = await self.start()
+        first = await proxy.connect()
+        await proxy.side()
+        first.send(b"up")
+        await until(lambda: next(iter(proxy.listener.connections.values())).received == 2)
+        first.reset()
+        await until(lambda: not proxy.listener.connections)
         await proxy.connect()
         await proxy.side()
+        (listener,) = (await self.json(proxy, "/api/listeners"))["listeners"]
+        traffic = listener.pop("traffic")
         self.assertEqual(
-            await self.json(proxy, "/api/listeners"),
+            listener,
             {
-                "listeners": [
-                    {
-                        "name": "front",
-                        "address": proxy.listener.address,
-                        "connections": 1,
-                        "max_connections": 10000,
-                        "accepted": 1,
-                        "paused": None,
-                    }
-                ]
+                "name": "front",
+                "address": proxy.listener.address,
+                "connections": 1,
+                "max_connections": 10000,
+                "accepted": 2,
+                "paused": None,
             },
         )
+        self.assertEqual((traffic["ended"], traffic["bytes_up"]), ({"client reset": 1}, 2))
+        self.assertEqual((traffic["bytes_down"], traffic["refused"]), (0, 0))
+        self.assertEqual(sum(traffic["seconds"]["buckets"].values()), 1)
 
     async def test_clusters(self) -> None:
         proxy = await self.start()

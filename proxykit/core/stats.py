@@ -1,0 +1,69 @@
+"""What is counted: plain integers and lists of buckets, cheap enough for every connection.
+
+Nothing here knows a metrics library; whoever shows the figures takes a ``snapshot()``.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Any
+
+#: Upper bounds of the buckets for how long connections last, in seconds.
+SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 600.0, 3600.0)
+
+
+class Histogram:
+    """How many values fell into which bucket.
+
+    :param bounds: the upper bound of each bucket, inclusive, rising; one more takes the rest.
+    """
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """One more."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def snapshot(self) -> dict[str, Any]:
+        """Buckets by their bounds (each for itself, not cumulative), and the sum of all values."""
+        names = [*(f"{bound:g}" for bound in self.bounds), "+Inf"]
+        return {"buckets": dict(zip(names, self.counts, strict=True)), "sum": round(self.total, 3)}
+
+
+class Relayed:
+    """What a listener has relayed since the start.
+
+    :ivar ended: connections that are over, by what ended them: a fixed set of short texts.
+    """
+
+    __slots__ = ("bytes_down", "bytes_up", "ended", "refused", "seconds")
+
+    def __init__(self) -> None:
+        self.refused = 0
+        self.bytes_up = 0
+        self.bytes_down = 0
+        self.ended: dict[str, int] = {}
+        self.seconds = Histogram(SECONDS)
+
+    def end(self, why: str, up: int, down: int, seconds: float) -> None:
+        """A connection is over."""
+        self.ended[why] = self.ended.get(why, 0) + 1
+        self.bytes_up += up
+        self.bytes_down += down
+        self.seconds.observe(seconds)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return {
+            "refused": self.refused,
+            "ended": dict(self.ended),
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+            "seconds": self.seconds.snapshot(),
+        }
