@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from attrs import NOTHING, Attribute, fields, resolve_types
 from twisted.application.service import IService, MultiService
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python import usage
 
@@ -198,6 +199,13 @@ class _UserService(MultiService):
         except ConfigError as error:
             self._tell_parent(error.lines)
             _exit(error.lines)
+
+    def stopService(self) -> Deferred[Any]:
+        """The process is about to end, and its connections with it."""
+        stopped: Deferred[Any] = super().stopService()  # type: ignore[no-untyped-call]
+        return stopped.addCallback(
+            lambda _: DeferredList([service.abort_connections() for service in self])
+        )
 
     def _tell_parent(self, lines: Iterable[str]) -> None:
         """As a daemon: the process at the terminal waits for word, and standard error is gone."""

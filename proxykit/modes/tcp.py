@@ -180,6 +180,13 @@ class TcpProtocol(RelaySide):
     def _left(self) -> None:
         self.transport.abortConnection()
 
+    def abort(self, why: str) -> None:
+        """End it at once, with a reset: nobody shall take what has come for the whole."""
+        if self.relay is not None:
+            self.relay.abort(why)
+        else:
+            self.transport.abortConnection()
+
     def _stay(self) -> None:
         if self._leaving is not None:
             self._leaving.cancel()

@@ -46,6 +46,7 @@ SPARE_DESCRIPTORS = 32
 #: Seconds after which a listener that ran out of descriptors looks again, and between two log lines
 #: about the same.
 LOOK_AGAIN = 1.0
+STARVED = "this process has no file descriptors left (ulimit -n)"
 SAY_AGAIN = 60.0
 
 
@@ -92,9 +93,11 @@ class Listener(Factory):
         self._ids = ids
         self._deadlines = deadlines
         self._port: Any = None
-        # Whether descriptors are short, and when they are looked for the next time.
-        self._short = False
+        # While descriptors are short: how many connections there may be, and when descriptors are
+        # looked for the next time.
+        self._cap: int | None = None
         self._looking: Deadline | None = None
+        self._emptied: Deferred[None] | None = None
         # Whether the port can do by itself what others have to be helped with.
         self._native = False
         # When each reason was said last: a listener at its limit goes back and forth.
@@ -162,19 +165,30 @@ class Listener(Factory):
         if not self._native:
             guard_making(protocol)
         self.accepted += 1
-        if len(self.connections) >= self.limit:
-            self._pause(f"all of its {self.limit} connections are in use (max_connections)")
+        if len(self.connections) >= self._limit:
+            self._pause(
+                f"all of its {self.limit} connections are in use (max_connections)"
+                if self._cap is None
+                else STARVED
+            )
         return protocol
 
     def _closed(self, number: int) -> None:
         del self.connections[number]
+        if self._cap is not None and len(self.connections) * 2 <= self._cap:
+            self._cap = None
         if self.paused:
             self._maybe_resume()
+        if self._emptied is not None and not self.connections:
+            emptied, self._emptied = self._emptied, None
+            emptied.callback(None)
 
     def starved(self) -> None:
         """Descriptors ran out, or will with the next client."""
-        self._pause("this process has no file descriptors left (ulimit -n)")
-        self._short = True
+        # As many connections as there are now, and no more, until half of them have gone: room for
+        # one descriptor is not room for the two of a connection, and spare ones would dwindle.
+        self._cap = max(1, len(self.connections))
+        self._pause(STARVED)
         # They may come back without a connection of ours ending.
         if self._looking is None:
             self._looking = self._deadlines.add(LOOK_AGAIN, self._look_again)
@@ -184,16 +198,32 @@ class Listener(Factory):
         if self.paused and not self._maybe_resume():
             self._looking = self._deadlines.add(LOOK_AGAIN, self._look_again)
 
+    @property
+    def _limit(self) -> int:
+        return self.limit if self._cap is None else min(self.limit, self._cap)
+
     def _maybe_resume(self) -> bool:
-        """Accept again, if there is room; a connection that ended may be the first of those that
-        descriptors were kept back for."""
-        if len(self.connections) > min(self.limit - 1, self.limit * RESUME_AT):
+        """Accept again, if there is room."""
+        limit = self._limit
+        if len(self.connections) > min(limit - 1, limit * RESUME_AT):
             return False
-        if self._short and next_descriptor() >= last_descriptor():
+        if self._cap is not None and next_descriptor() >= last_descriptor():
             return False
-        self._short = False
         self._resume()
         return True
+
+    def abort(self, why: str) -> Deferred[None]:
+        """Reset all connections; the Deferred fires when they are gone."""
+        for protocol in tuple(self.connections.values()):
+            end = getattr(protocol, "abort", None)
+            if end is not None:
+                end(why)
+            else:
+                protocol.transport.abortConnection()  # type: ignore[attr-defined]
+        if not self.connections:
+            return succeed(None)
+        self._emptied = Deferred()
+        return self._emptied
 
     def _pause(self, why: str) -> None:
         if self._port is None or self.paused:

@@ -12,12 +12,13 @@ import sys
 from collections.abc import Callable
 from errno import EINTR
 from select import EPOLLIN, EPOLLOUT
+from socket import SO_ERROR, SOL_SOCKET
 from typing import Any
 
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import UnsupportedAddressFamily
 from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.main import CONNECTION_DONE
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.python import log
 
 from proxykit.net import clients, ports, transport
@@ -120,6 +121,9 @@ class ProxykitReactor(EPollReactor):
         self._reads.add(number)
         self._poller.modify(number, EPOLLIN)
 
+    # A transport whose other side has ended, and that is not written to, stays registered for no
+    # event but an error: a reset that comes after the end is noticed.
+
     def addReader(self, reader: Any) -> None:
         """See ``IReactorFDSet.addReader``."""
         if not isinstance(reader, transport.Short):
@@ -127,11 +131,7 @@ class ProxykitReactor(EPollReactor):
             return
         number = reader.fileno()
         if number not in self._reads:
-            if number in self._writes:
-                self._poller.modify(number, EPOLLIN | EPOLLOUT)
-            else:
-                self._poller.register(number, EPOLLIN)
-                self._selectables[number] = reader
+            self._watch(reader, number, EPOLLIN | (EPOLLOUT if number in self._writes else 0))
             self._reads.add(number)
 
     def addWriter(self, writer: Any) -> None:
@@ -141,11 +141,7 @@ class ProxykitReactor(EPollReactor):
             return
         number = writer.fileno()
         if number not in self._writes:
-            if number in self._reads:
-                self._poller.modify(number, EPOLLIN | EPOLLOUT)
-            else:
-                self._poller.register(number, EPOLLOUT)
-                self._selectables[number] = writer
+            self._watch(writer, number, EPOLLOUT | (EPOLLIN if number in self._reads else 0))
             self._writes.add(number)
 
     def removeReader(self, reader: Any) -> None:
@@ -155,10 +151,7 @@ class ProxykitReactor(EPollReactor):
             super().removeReader(reader)
         elif number in self._reads:
             self._reads.remove(number)
-            if number in self._writes:
-                self._poller.modify(number, EPOLLOUT)
-            else:
-                self._drop(number)
+            self._leave(reader, number, EPOLLOUT if number in self._writes else 0)
 
     def removeWriter(self, writer: Any) -> None:
         """See ``IReactorFDSet.removeWriter``."""
@@ -167,15 +160,33 @@ class ProxykitReactor(EPollReactor):
             super().removeWriter(writer)
         elif number in self._writes:
             self._writes.remove(number)
-            if number in self._reads:
-                self._poller.modify(number, EPOLLIN)
-            else:
-                self._drop(number)
+            self._leave(writer, number, EPOLLIN if number in self._reads else 0)
+
+    def _watch(self, descriptor: Any, number: int, events: int) -> None:
+        if number in self._selectables:
+            self._poller.modify(number, events)
+        else:
+            self._poller.register(number, events)
+            self._selectables[number] = descriptor
+
+    def _leave(self, descriptor: Any, number: int, events: int) -> None:
+        if events or descriptor.ended:
+            self._poller.modify(number, events)
+        else:
+            self._drop(number)
 
     def _drop(self, number: int) -> None:
         self._stale.add(number)
         del self._selectables[number]
         self._poller.unregister(number)
+
+    def _passive(self, selectable: Any, number: int) -> None:
+        """Something has happened to a connection that is neither read from nor written to."""
+        if selectable.socket.getsockopt(SOL_SOCKET, SO_ERROR):
+            self._disconnectSelectable(selectable, CONNECTION_LOST, False)
+        else:
+            # Both sides have ended. There is nothing left to be noticed, and epoll would go on.
+            self._drop(number)
 
     def _remove(self, xer: Any, *args: Any) -> None:
         number = xer.fileno()
@@ -212,6 +223,9 @@ class ProxykitReactor(EPollReactor):
             if selectable is None or number in stale:
                 continue
             if not isinstance(selectable, transport.Short) or not event & _IN_OR_OUT:
+                if number not in self._reads and number not in self._writes:
+                    self._passive(selectable, number)
+                    continue
                 log.callWithLogger(selectable, self._doReadOrWrite, selectable, number, event)
                 continue
             why: Any = None
@@ -236,6 +250,7 @@ class ProxykitReactor(EPollReactor):
 
     def _ended(self, selectable: Any) -> None:
         """There is nothing more to be read from it."""
+        selectable.ended = True
         if IHalfCloseableProtocol.providedBy(selectable.protocol):
             selectable.protocol.readConnectionLost()
             # Where this made the protocol close it, that is about to happen, and needs no call to

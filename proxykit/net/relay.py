@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
@@ -145,7 +145,8 @@ class Relay:
                 other.transport.unregisterProducer()
                 other.transport.loseConnection()
             else:
-                self._because(f"{side.name} reset")
+                if not isinstance(reason.value, ConnectionAborted):
+                    self.why = f"{side.name} reset"  # even if it, or the other, had ended before
                 other.transport.abortConnection()
             return
         self.deadline.cancel()

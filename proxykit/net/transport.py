@@ -37,6 +37,8 @@ class Short:
     reactor: ProxykitReactor
     #: Whether another descriptor, somebody else's, stands for the same socket.
     adopted = False
+    #: Whether the other side has ended.
+    ended = False
     #: Where its bytes may be spliced to, and from where it may be spliced to.
     splice_out: Splice | None = None
     splice_in: Splice | None = None

@@ -161,6 +161,18 @@ class ProxyService(Service):
         self.deadlines.rest()
         return stopping
 
+    def abort_connections(self) -> Deferred[Any]:
+        """Reset all connections: what has been relayed of them is not the whole.
+
+        :returns: fires when they are gone.
+        """
+        count = sum(len(listener.connections) for listener in self.listeners.values())
+        if count:
+            self._log.info("{count} connections are cut off", count=count)
+        return DeferredList(
+            [listener.abort("the service ended") for listener in self.listeners.values()]
+        )
+
     def _stop_listening(self) -> Deferred[Any]:
         stopping = [listener.stop_listening() for listener in self.listeners.values()]
         if self._admin is not None:
