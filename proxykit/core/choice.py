@@ -130,5 +130,11 @@ class Attempt:
         if not self._ended:
             self._ended = True
             self.backend.load(-1)
-            if self.choice.attempt is self:
+            if self.choice is not None and self.choice.attempt is self:
                 self.choice.attempt = None
+
+    def forget_choice(self) -> None:
+        """No other try will be asked for, so nobody needs the choice any more."""
+        choice, self.choice = self.choice, None  # type: ignore[assignment]
+        if choice.attempt is self:
+            choice.attempt = None

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from proxykit.core.deadlines import Deadline
     from proxykit.core.flow import Flow
+    from proxykit.core.registry import ClusterState
     from proxykit.interfaces import IConnector, IRouter
 
 #: Bytes that a client may send before it has a backend; then it is not read from.
@@ -84,6 +85,7 @@ class TcpProtocol(RelaySide):
 
     name = "client"
     factory: TcpFactory
+    _cluster: ClusterState | None = None
     _choice: Choice | None = None
     _pending: Deferred[Attempt] | None = None
     _attempt: Attempt | None = None
@@ -92,8 +94,8 @@ class TcpProtocol(RelaySide):
     #: What a listener says of the connection. Without one it is made up here.
     info: ConnInfo = None  # type: ignore[assignment]
 
-    def __init__(self) -> None:
-        self._early: list[bytes] = []
+    #: What it has sent before it has a backend.
+    _early: tuple[bytes, ...] = ()
 
     def connectionMade(self) -> None:
         factory = self.factory
@@ -108,8 +110,9 @@ class TcpProtocol(RelaySide):
         if route is None:
             self._refuse("no route")
             return
+        self._cluster = factory.flow.registry.cluster(route.cluster)
         self._choice = Choice(
-            factory.flow.registry.cluster(route.cluster),
+            self._cluster,
             self.info,
             factory.connector,
             lambda attempt: UpstreamSide(attempt, factory.settings.keepalive),
@@ -125,8 +128,10 @@ class TcpProtocol(RelaySide):
         """There is a backend."""
         self._pending = None
         self._attempt = attempt
+        attempt.forget_choice()
+        self._choice = None
         self._stay()
-        early, self._early = self._early, []
+        early, self._early = b"".join(self._early), ()
         factory = self.factory
         relay = Relay(
             self,
@@ -135,7 +140,7 @@ class TcpProtocol(RelaySide):
             factory.settings.idle_timeout,
             self._ended,
         )
-        relay.start(b"".join(early))
+        relay.start(early)
 
     def _refused(self, failure: Failure) -> None:
         """There is none."""
@@ -159,7 +164,7 @@ class TcpProtocol(RelaySide):
         if self.relay is not None:
             super().dataReceived(data)
             return
-        self._early.append(data)
+        self._early = (*self._early, data)
         self.received += len(data)
         if self.received >= EARLY_BYTES:
             self.transport.pauseProducing()
@@ -206,13 +211,13 @@ class TcpProtocol(RelaySide):
         duration = factory.flow.clock.seconds() - self._started
         factory.stats.end(why, self.received, down, duration)
         if factory.settings.log_connections:
-            assert self._choice is not None
+            assert self._cluster is not None
             factory.log.info(
                 "{listener}: {client} -> {cluster} {backend}: {up} bytes up, {down} bytes down,"
                 " {duration:.3f} s, {why}",
                 listener=self.info.listener,
                 client=address_text(self.info.client),
-                cluster=self._choice.cluster.config.name,
+                cluster=self._cluster.config.name,
                 backend=attempt.backend.address if attempt is not None else "-",
                 up=self.received,
                 down=down,
@@ -225,7 +230,7 @@ class TcpProtocol(RelaySide):
         attempt, choice = self._attempt, self._choice
         state = "relaying" if attempt else "waiting" if choice and choice.waiting else "connecting"
         return {
-            "cluster": choice.cluster.config.name if choice else None,
+            "cluster": self._cluster.config.name if self._cluster else None,
             "backend": str(attempt.backend.address) if attempt else None,
             "state": state,
             "bytes_up": self.received,

@@ -51,6 +51,8 @@ class Connector:
         self._reactor = reactor
         self._accountant = accountant
         self._deadlines = deadlines
+        # Ours ends the connection of a protocol that raises when it is made.
+        self._native = getattr(reactor, "guards_making", False)
 
     def attempt(self, attempt: Attempt) -> bool | Full:
         """See ``IConnector.attempt``: takes a lease and begins to connect."""
@@ -58,7 +60,7 @@ class Connector:
         lease = self._accountant.lease(backend)
         if isinstance(lease, Full):
             return lease
-        connecting = attempt.handle = _Connecting(attempt, lease)
+        connecting = attempt.handle = _Connecting(attempt, lease, self._native)
         timeout = backend.cluster.config.connect_timeout
         connecting.deadline = self._deadlines.add(timeout, connecting.too_late)
         # The reactor's own timeout (its last argument) would be a timer for each connection.
@@ -87,11 +89,12 @@ class _Connecting(ClientFactory):
     connector: ITwistedConnector | None = None
     deadline: Deadline
 
-    def __init__(self, attempt: Attempt, lease: Lease) -> None:
+    def __init__(self, attempt: Attempt, lease: Lease, native: bool) -> None:
         #: Whose it is, until it is ready for use or has failed.
         self._attempt: Attempt | None = attempt
         self._backend = attempt.backend
         self._lease = lease
+        self._native = native
         self._protocol: Any = None
         self._late = False
         self._begun = False
@@ -141,7 +144,8 @@ class _Connecting(ClientFactory):
         self._protocol = protocol
         self._lease.connected()
         when_lost(protocol, self._lost)
-        guard_making(protocol)
+        if not self._native:
+            guard_making(protocol)
         return protocol
 
     def _ready(self) -> None:

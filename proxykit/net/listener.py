@@ -13,7 +13,6 @@ import resource
 import socket
 from collections.abc import Iterator
 from errno import EWOULDBLOCK
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -160,7 +159,7 @@ class Listener(Factory):
             return None
         number = next(self._ids)
         protocol.info = ConnInfo(number, self.name, addr)
-        when_lost(protocol, partial(self._closed, number))
+        when_lost(protocol, self._closed, number)
         self.connections[number] = protocol
         if not self._native:
             guard_making(protocol)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
@@ -12,24 +13,31 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
 
-def when_lost(protocol: IProtocol, call: Callable[[], object]) -> None:
-    """Call ``call()`` once the protocol's connection is closed, even if the protocol's own
+def when_lost(protocol: IProtocol, call: Callable[..., object], *args: object) -> None:
+    """Call ``call(*args)`` once the protocol's connection is closed, even if the protocol's own
     ``connectionLost`` raises.
 
     Counts of sockets depend on this, and the protocol may be anybody's. It costs one call when the
     connection ends, and nothing while it lives, as a wrapping protocol would.
     """
-    told = protocol.connectionLost
+    before = vars(protocol).get("connectionLost")
+    lost = partial(_lost, protocol, before, call, args)
+    protocol.connectionLost = lost  # type: ignore[method-assign]
 
-    def connection_lost(reason: Failure) -> None:
-        # The protocol refers to this, and this to the protocol: let go of it.
-        vars(protocol).pop("connectionLost", None)
-        try:
-            told(reason)
-        finally:
-            call()
 
-    protocol.connectionLost = connection_lost  # type: ignore[method-assign]
+def _lost(
+    protocol: IProtocol,
+    before: Callable[[Failure], object] | None,
+    call: Callable[..., object],
+    args: tuple[object, ...],
+    reason: Failure,
+) -> None:
+    # The protocol refers to this, and this to the protocol: let go of it.
+    vars(protocol).pop("connectionLost", None)
+    try:
+        (before or protocol.connectionLost)(reason)
+    finally:
+        call(*args)
 
 
 _log = Logger()

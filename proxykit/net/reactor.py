@@ -30,6 +30,9 @@ _IN_OR_OUT = EPOLLIN | EPOLLOUT
 class ProxykitReactor(EPollReactor):
     """See this module."""
 
+    #: A protocol that raises in makeConnection loses its connection, whoever opened it.
+    guards_making = True
+
     def __init__(self) -> None:
         self._at_end: list[Callable[[], object]] = []
         # Numbers that were closed in this turn: an event that was fetched for one of them must not

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from proxykit.core.deadlines import Deadline, Deadlines
 
+#: Bytes in one read of Twisted's transports that may be the beginning of bulk.
+FULL_READ = 65536
+
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class RelaySide(Protocol):
@@ -41,14 +44,21 @@ class RelaySide(Protocol):
     #: What has ended: the bytes that come from here; those that go there.
     read_ended = False
     gone = False
+    _asked_to_splice = False
 
     def dataReceived(self, data: bytes) -> None:
         """Hand it on."""
         relay = self.relay
         assert relay is not None
-        self.received += len(data)
-        (relay.upstream if self is relay.client else relay.client).transport.write(data)
+        size = len(data)
+        self.received += size
+        sink = (relay.upstream if self is relay.client else relay.client).transport
+        sink.write(data)
         relay.deadline.touch()
+        if size >= FULL_READ and not self._asked_to_splice:
+            self._asked_to_splice = True
+            if IShortcuts.providedBy(self.transport):
+                self.transport.splice_to(sink, None, self.spliced)
 
     def spliced(self, count: int) -> None:
         """So many bytes were handed on by the kernel."""
@@ -116,9 +126,6 @@ class Relay:
             client.transport.resumeProducing()
         client.transport.registerProducer(upstream, True)
         upstream.transport.registerProducer(client, True)
-        for side, sink in ((client, upstream.transport), (upstream, client.transport)):
-            if IShortcuts.providedBy(side.transport):
-                side.transport.splice_to(sink, None, side.spliced)
         if early:
             upstream.transport.write(early)
         if client.read_ended:

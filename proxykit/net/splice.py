@@ -22,8 +22,8 @@ MOST_PIPES = 24
 SIZES = (1 << 20, 1 << 18)
 #: A pipe that stays smaller than that is not worth it.
 LEAST_SIZE = 1 << 18
-#: How many reads that filled their buffers make a bulk transfer.
-BULK_READS = 2
+#: How many reads running have to fill their buffers, besides the one for which somebody asked.
+BULK_READS = 1
 #: A splice that moves less than that ends it.
 LEAST_MOVED = 1 << 14
 
