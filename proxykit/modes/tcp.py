@@ -140,6 +140,8 @@ class TcpProtocol(RelaySide):
             factory.settings.idle_timeout,
             self._ended,
         )
+        if len(early) >= EARLY_BYTES and not self.read_ended:
+            self.transport.resumeProducing()
         relay.start(early)
 
     def _refused(self, failure: Failure) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from twisted.internet import error, tcp, unix
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.base import BaseConnector
 from twisted.internet.protocol import Protocol
 from twisted.python import lockfile
 from twisted.python.failure import Failure
@@ -152,7 +153,7 @@ def bind_late(skt: socket.socket, binding: Any) -> None:
     skt.bind(known[1] if known is not None else (binding._address, binding._port))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096, typed=True)
 def _literal(host: str, port: int) -> tuple[int, Any, IPv4Address | IPv6Address] | None:
     """Family, socket address and Twisted's address for an IP address; None for a name."""
     if isIPAddress(host):
@@ -168,6 +169,21 @@ def _literal(host: str, port: int) -> tuple[int, Any, IPv4Address | IPv6Address]
 
 class TCPConnector(tcp.Connector):
     """What ``connectTCP`` returns."""
+
+    def __init__(
+        self, host: str, port: Any, factory: Any, timeout: Any, bindAddress: Any, reactor: Any
+    ) -> None:
+        try:
+            known = _literal(host, port) if isinstance(port, int) else None
+        except (OSError, OverflowError):
+            known = None
+        if known is None:
+            super().__init__(host, port, factory, timeout, bindAddress, reactor)
+            return
+        # The same without looking at the address again.
+        self._addressType = type(known[2])
+        self.host, self.port, self.bindAddress = host, port, bindAddress
+        BaseConnector.__init__(self, factory, timeout, reactor)
 
     def _makeTransport(self) -> TCPClient:
         return TCPClient(self.host, self.port, self.bindAddress, self, self.reactor)

@@ -100,6 +100,12 @@ class _Connecting(ClientFactory):
         self._begun = False
         self._failed: ProxyError | None = None
 
+    def doStart(self) -> None:
+        """There is one connection, and nothing to start for it."""
+
+    def doStop(self) -> None:
+        """Nor to stop."""
+
     def begun(self) -> bool:
         """The reactor has begun to connect.
 

@@ -10,6 +10,7 @@ A relay ends when both sides have ended, or one is reset, or neither has sent an
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -122,8 +123,6 @@ class Relay:
         """Begin, with what the client has sent already."""
         client, upstream = self.client, self.upstream
         client.relay = upstream.relay = self
-        if not client.read_ended:  # reading again would find the end again
-            client.transport.resumeProducing()
         client.transport.registerProducer(upstream, True)
         upstream.transport.registerProducer(client, True)
         if early:
@@ -147,7 +146,7 @@ class Relay:
         """One connection is gone: so must be the other."""
         other = self.upstream if side is self.client else self.client
         if not other.gone:
-            if reason.check(ConnectionDone):
+            if isinstance(reason.value, ConnectionDone):
                 self._because(f"{side.name} closed")
                 other.transport.unregisterProducer()
                 other.transport.loseConnection()
@@ -178,6 +177,8 @@ class Relay:
 
 def tune(transport: Any, keepalive: bool) -> None:
     """Options for a TCP socket that a proxy holds: no delay, keepalive probes."""
-    transport.setTcpNoDelay(True)
+    # Not by setTcpNoDelay() and setTcpKeepAlive(): this is done for each connection.
+    skt = transport.getHandle()
+    skt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     if keepalive:
-        transport.setTcpKeepAlive(True)
+        skt.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, True)
