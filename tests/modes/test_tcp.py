@@ -9,8 +9,8 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import TestCase
 
 from proxykit.core.routing import Everything
-from proxykit.model import Address, Backend, ConnInfo, Listener
-from proxykit.modes.tcp import TcpFactory, TcpMode, TcpSettings
+from proxykit.model import Address, Backend, ConnInfo
+from proxykit.modes.tcp import TcpFactory, TcpSettings
 from tests.sockets import (
     HOST,
     TIMEOUT,
@@ -486,66 +486,6 @@ class SocketTests(TestCase):
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
         return directory.name
-
-
-class SnapshotTests(TestCase):
-    timeout = TIMEOUT
-
-    async def test_relaying_and_waiting(self) -> None:
-        backend = await start_backend(self)
-        proxy = start_proxy(self, backend, max_connections=1)
-        client = await proxy.connect()
-        served = await backend.accepted()
-        client.send(b"12345")
-        await served.got(b"12345")
-        served.send(b"123")
-        await client.got(b"123")
-        proxy.clock.advance(1.5)
-        second = await proxy.connect()
-        await until(lambda: len(proxy.cluster.queue))
-        self.assertEqual(
-            proxy.listener.describe_connections(),
-            [
-                {
-                    "id": 1,
-                    "listener": "front",
-                    "client": name_of(client),
-                    "cluster": "web",
-                    "backend": str(backend.address),
-                    "state": "relaying",
-                    "bytes_up": 5,
-                    "bytes_down": 3,
-                    "seconds": 1.5,
-                },
-                {
-                    "id": 2,
-                    "listener": "front",
-                    "client": name_of(second),
-                    "cluster": "web",
-                    "backend": None,
-                    "state": "waiting",
-                    "bytes_up": 0,
-                    "bytes_down": 0,
-                    "seconds": 0.0,
-                },
-            ],
-        )
-
-    async def test_connecting(self) -> None:
-        proxy = start_proxy(self, unanswering(self))
-        await proxy.connect()
-        waiting: Any = await until(lambda: list(proxy.listener.connections.values()))
-        self.assertEqual(waiting[0].snapshot()["state"], "connecting")
-
-
-class ModeTests(TestCase):
-    timeout = TIMEOUT
-
-    def test_it_needs_a_cluster(self) -> None:
-        listener = Listener("front", "tcp:0", "tcp", settings=TcpSettings())
-        with self.assertRaises(ValueError) as caught:
-            TcpMode().check(listener)
-        self.assertIn("needs a cluster", str(caught.exception))
 
 
 class Ready:
