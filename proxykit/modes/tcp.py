@@ -95,7 +95,7 @@ class TcpProtocol(RelaySide):
     info: ConnInfo = None  # type: ignore[assignment]
 
     #: What it has sent before it has a backend.
-    _early: tuple[bytes, ...] = ()
+    _early: list[bytes] | None = None
 
     def connectionMade(self) -> None:
         factory = self.factory
@@ -131,7 +131,7 @@ class TcpProtocol(RelaySide):
         attempt.forget_choice()
         self._choice = None
         self._stay()
-        early, self._early = b"".join(self._early), ()
+        early, self._early = b"".join(self._early or ()), None
         factory = self.factory
         relay = Relay(
             self,
@@ -166,7 +166,9 @@ class TcpProtocol(RelaySide):
         if self.relay is not None:
             super().dataReceived(data)
             return
-        self._early = (*self._early, data)
+        if self._early is None:
+            self._early = []
+        self._early.append(data)
         self.received += len(data)
         if self.received >= EARLY_BYTES:
             self.transport.pauseProducing()
