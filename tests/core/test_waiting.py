@@ -411,11 +411,17 @@ class HouseMachine(RuleBasedStateMachine):
                 inf if choice.waiting else made[choice]
                 for choice in before
                 if choice.cluster is cluster
-                and not choice.tried
+                and not self.has_tried(choice)
                 and (choice.waiting or choice.attempt is not None)
             ]
             assert turns == sorted(turns)
-            self.waiting += [choice for choice in self.in_queue(cluster) if not choice.tried]
+            self.waiting += [
+                choice for choice in self.in_queue(cluster) if not self.has_tried(choice)
+            ]
+
+    def has_tried(self, choice):
+        """Whether it may stand behind choices that asked later, for it has had its turn."""
+        return choice.tried or choice.fresh
 
     @invariant()
     def loads(self):
