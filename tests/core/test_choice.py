@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+
 from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
+from proxykit.core.accountant import Accountant
 from proxykit.core.choice import Attempt
-from tests.core import House, backends, refusal
+from proxykit.errors import ProxyError, Retry, Side
+from proxykit.model import PortRange
+from tests.core import House, address, backends, refusal
 
 
 class Told:
@@ -61,3 +66,77 @@ class ChoiceTests(SynchronousTestCase):
         result.cancel()
         self.failureResultOf(result, CancelledError)
         self.assertFalse(choice.waiting)
+
+
+class MoreAttemptTests(SynchronousTestCase):
+    def test_ready(self):
+        """The connector hears of a success before the mode does."""
+        house = House(*backends(1))
+        house.connector.script(address(1), False)
+        result = house.flow.upstream(house.choice())
+        (attempt,) = house.connector.under_way
+        told = []
+        attempt.ready = lambda: told.append("connector")
+        result.addCallback(lambda _: told.append("mode"))
+        house.connector.succeed(attempt)
+        self.assertEqual(told, ["connector", "mode"])
+
+    def test_forget_choice(self):
+        """It can still end, and does not hold on to what nobody will ask for."""
+        house = House(*backends(1))
+        house.connector.script(address(1), True)
+        choice = house.choice()
+        attempt = house.flow.upstream(choice)
+        self.assertIs(choice.attempt, attempt)
+        attempt.forget_choice()
+        self.assertIsNone(attempt.choice)
+        self.assertIsNone(choice.attempt)
+        attempt.end()
+        self.assertEqual(house.state(1).in_flight, 0)
+
+    def test_forget_choice_of_another(self):
+        """A choice that has gone on to another attempt keeps that one."""
+        house = House(*backends(1))
+        house.connector.script(address(1), True)
+        choice = house.choice()
+        first = house.flow.upstream(choice)
+        choice.attempt = later = object()
+        first.forget_choice()
+        self.assertIs(choice.attempt, later)
+
+    def test_not_to_wait(self):
+        """A client that seems to have left gets no place in the queue."""
+        house = House(*backends(1), max_connections=1)
+        house.connector.script(address(1), True)
+        house.flow.upstream(house.choice())
+        choice = house.choice()
+        choice.may_wait = False
+        error = self.failureResultOf(house.flow.upstream(choice), ProxyError).value
+        self.assertIn("the client has left", error.message)
+        self.assertEqual(len(house.web.queue), 0)
+
+
+class RestTests(SynchronousTestCase):
+    def test_deadlines(self):
+        """Nothing running leaves no timer; something running keeps it."""
+        house = House(*backends(1))
+        deadline = house.deadlines.add(5.0, lambda: None)
+        house.deadlines.rest()
+        self.assertEqual(len(house.clock.getDelayedCalls()), 1)
+        deadline.cancel()
+        house.deadlines.rest()
+        self.assertEqual(house.clock.getDelayedCalls(), [])
+        house.deadlines.rest()
+
+    def test_out_of_descriptors(self):
+        """Asking for the way needs one; that is not the backend's fault."""
+
+        def source_of(host):
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        house = House(*backends(1))
+        accountant = Accountant(PortRange(1, 10), source_of)
+        with self.assertRaises(ProxyError) as raised:
+            accountant.lease(house.state(1))
+        error = raised.exception
+        self.assertEqual((error.side, error.retry), (Side.PROXY, Retry.NEVER))
