@@ -55,6 +55,8 @@ MODULES: dict[str, tuple[str, ...]] = {
         "UnixClientTestsBuilder",
     ),
 }
+#: Whose transports are Twisted's own.
+NOT_OURS = ("test_udp",)
 LOST_DESCRIPTOR = "a closed descriptor leaves epoll unnoticed, as with the stock epoll reactor"
 LOG_PREFIX = "events of our transports have no log prefix: setting one costs more than the event"
 EXCEPTIONS = {
@@ -74,7 +76,7 @@ def _classes() -> dict[str, Any]:
             # Seconds; a reactor that hangs would take Twisted's two minutes for each test.
             own: dict[str, Any] = {"_reactors": [REACTOR], "__module__": __name__, "timeout": 20}
             for test, why in EXCEPTIONS.items():
-                if hasattr(builders[name], test):
+                if hasattr(builders[name], test) and module not in NOT_OURS:
                     own[test] = _skipped(why)
             made.update(type(name, (builders[name],), own).makeTestCaseClasses())
     return made
