@@ -26,7 +26,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
 from proxykit.core.choice import Attempt, Choice
-from proxykit.core.waiting import Full
+from proxykit.core.waiting import OTHERS_WAIT, Full
 from proxykit.errors import ProxyError, Retry, Side, refusal
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Flow:
         if choice.started is None:
             choice.started = self.clock.seconds()
         try:
-            got = _OTHERS_WAIT if choice.cluster.queue.serving else self._try(choice)
+            got = OTHERS_WAIT if choice.cluster.queue.serving else self._try(choice)
             if isinstance(got, Full):
                 self._wait(choice, got)
         except ProxyError as error:
@@ -151,9 +151,9 @@ class Flow:
 
         :raises ProxyError: it is full as well.
         """
-        queue, name = choice.cluster.queue, choice.cluster.config.name
         if not choice.may_wait:
             raise refusal(f"the client has left; {full.what}")
+        queue, name = choice.cluster.queue, choice.cluster.config.name
         choice.ticket = queue.join(lambda: self._serve(choice), lambda: self._late(choice, full))
         if choice.ticket is None:
             raise refusal(f"{full.what}; the queue of {name} is full (queue = {queue.limit})")
@@ -195,7 +195,3 @@ class Flow:
         result, choice.result = choice.result, None
         if result is not None:
             result.callback(outcome if isinstance(outcome, Attempt) else Failure(outcome))
-
-
-#: What a newcomer waits for that comes while others are being served.
-_OTHERS_WAIT = Full("others were waiting")

@@ -30,6 +30,10 @@ class Full:
     what: str
 
 
+#: What a newcomer waits for that comes while others are being served.
+OTHERS_WAIT = Full("others were waiting")
+
+
 class Ticket:
     """A place in the queue.
 
