@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+from cattrs import Converter
+from cattrs.gen import make_dict_unstructure_fn
 
 from proxykit import strict, tomllines
 from proxykit.errors import ConfigError
-from proxykit.model import Address, Config
+from proxykit.model import Address, Config, FieldRules, HttpRoute
 from proxykit.sources import static
 from proxykit.strict import Problem, Wrong, dotted, found
 from proxykit.tables import LISTENER_KEYS, Reader, Resolve
@@ -76,13 +78,14 @@ def as_toml(config: Config) -> str:
     Backends are written by their resolved addresses: the ``name`` that one was resolved from is
     not part of the file, and is empty after loading it.
     """
-    made = strict.converter()
-    made.register_unstructure_hook(Address, str)
+    made = _writer()
     top: dict[str, Any] = {"admin": {"listen": config.admin}} if config.admin else {}
     top["sources"] = {"headroom": config.headroom}
     top["clusters"] = {cluster.name: made.unstructure(cluster) for cluster in config.clusters}
     for cluster in top["clusters"].values():
         del cluster["name"]
+        if not cluster["host"]:
+            del cluster["host"]
         for backend in cluster["backends"]:
             del backend["name"]
     top["listeners"] = [
@@ -92,6 +95,20 @@ def as_toml(config: Config) -> str:
         for listener in config.listeners
     ]
     return tomli_w.dumps(_writable(top))
+
+
+def _writer() -> Converter:
+    made = strict.converter()
+    made.register_unstructure_hook(Address, str)
+    made.register_unstructure_hook(
+        FieldRules, lambda rules: {"set": dict(rules.set), "remove": rules.remove}
+    )
+    # Of a route only what it says: an empty cluster, or a status of 0, is not one in a file. This
+    # looks up the hooks for its parts now.
+    made.register_unstructure_hook(
+        HttpRoute, make_dict_unstructure_fn(HttpRoute, made, _cattrs_omit_if_default=True)
+    )
+    return made
 
 
 def _line(placed: tuple[int, KeyPath, str]) -> int:

@@ -43,19 +43,34 @@ class ProxyError(Exception):
     :param side: which side failed.
     :param retry: whether another try is safe.
     :param status: the HTTP status that a client is told; at L4 the connection is closed instead.
+    :param kind: the error type of RFC 9209 (Proxy-Status) that says what failed.
     """
 
-    def __init__(self, message: str, *, side: Side, retry: Retry, status: int) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        side: Side,
+        retry: Retry,
+        status: int,
+        kind: str = "proxy_internal_error",
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.side = side
         self.retry = retry
         self.status = status
+        self.kind = kind
 
 
-def refusal(message: str, status: int = 503) -> ProxyError:
+def refusal(message: str, status: int = 503, kind: str = "connection_limit_reached") -> ProxyError:
     """Proxykit's own, mostly for want of room or of backends: it may be over soon."""
-    return ProxyError(message, side=Side.PROXY, retry=Retry.NEVER, status=status)
+    return ProxyError(message, side=Side.PROXY, retry=Retry.NEVER, status=status, kind=kind)
+
+
+def nobody(cluster: str) -> ProxyError:
+    """There is no backend that could be asked."""
+    return refusal(f"no backend of cluster {cluster} is up", kind="destination_unavailable")
 
 
 class ConfigError(Exception):

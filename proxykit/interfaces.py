@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from proxykit.core.flow import Flow
     from proxykit.core.registry import BackendState, ClusterState
     from proxykit.core.waiting import Full
-    from proxykit.model import Listener, Route
+    from proxykit.model import AccessEntry, Listener, Route
 
 
 class IMode(Interface):
@@ -49,6 +49,14 @@ class ISnapshot(Interface):
 
     def snapshot() -> dict[str, Any]:
         """Plain data, ready for JSON."""
+
+
+class ILogsAccess(Interface):
+    """A factory whose listener may have an access log: its settings have ``access_log``, the path
+    of a file, and ``access_log_format``."""
+
+    def log_access(write: Callable[[AccessEntry], object]) -> None:
+        """From now on, each request that is over is written down so."""
 
 
 class IRouter(Interface):
@@ -159,9 +167,9 @@ class IShortcuts(Interface):
     def splice_to(sink: Any, limit: int | None, moved: Callable[[int], object]) -> bool:
         """Bytes that come may go straight to the transport ``sink``, the next ``limit`` of them.
 
-        Those that do are counted by ``moved(count)``; the others come to ``dataReceived`` as ever,
-        whose business it is to write them to ``sink``. The order is kept. A limit of None is none.
-        Calling it again ends what went before.
+        Those that do are counted by ``moved(count)`` when the sink has taken them; the others come
+        to ``dataReceived`` as ever, whose business it is to write them to ``sink``. The order is
+        kept. A limit of None is none. Calling it again ends what went before.
 
         :returns: False where that cannot be: then all come to ``dataReceived``.
         """

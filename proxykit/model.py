@@ -110,6 +110,20 @@ class Backend:
 
 
 @frozen
+class Pool:
+    """How the connections to a cluster's backends are used again.
+
+    :ivar reuse: ``never``, ``safe`` or ``always``: which requests may go on an idle connection.
+    :ivar max_idle: idle connections kept per backend; None: as many as ``max_connections``.
+    :ivar idle_timeout: seconds that one is kept.
+    """
+
+    reuse: str = "safe"
+    max_idle: int | None = None
+    idle_timeout: float = 30.0
+
+
+@frozen
 class Cluster:
     """Backends that can stand in for one another, and how they are chosen and waited for.
 
@@ -119,6 +133,8 @@ class Cluster:
     :ivar queue: how many requests or connections may wait for a port or a slot.
     :ivar queue_timeout: seconds that one may wait.
     :ivar deadline: seconds after which no other backend is tried for one upstream choice.
+    :ivar pool: how its connections are used again, where a mode does that.
+    :ivar host: the Host of requests to its backends; empty: the client's own is kept.
     """
 
     name: str
@@ -129,6 +145,8 @@ class Cluster:
     queue: int = 1000
     queue_timeout: float = 5.0
     deadline: float = 30.0
+    pool: Pool = Pool()
+    host: str = ""
 
 
 @frozen
@@ -136,6 +154,45 @@ class Route:
     """Where a router sends something."""
 
     cluster: str
+
+
+@frozen
+class FieldRules:
+    """What a route does to the fields of a message.
+
+    :ivar set: names and values; a field of that name that is there already is replaced.
+    :ivar remove: names.
+    """
+
+    set: tuple[tuple[str, str], ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+@frozen
+class HttpRoute(Route):
+    """What happens to the requests for one host and path: one of a cluster, a redirect, an answer.
+
+    :ivar host: a name, ``*.`` and a name for all below it, or empty for every host.
+    :ivar path: the prefix of the path, matched up to the end of a segment.
+    :ivar methods: empty: every method.
+    :ivar replace_path: what the prefix is replaced by; ``/`` strips it; None: it is kept.
+    :ivar redirect: where the client is sent, a URL with ``{scheme}``, ``{host}`` and ``{uri}``.
+    :ivar status: of the fixed answer, or of the redirect; 0: no fixed answer, a redirect's is 308.
+    :ivar text: the body of the fixed answer.
+    :ivar body_limit: bytes of a request's body; 0: no limit; None: as the listener has it.
+    """
+
+    cluster: str = ""
+    host: str = ""
+    path: str = "/"
+    methods: tuple[str, ...] = ()
+    replace_path: str | None = None
+    request_fields: FieldRules = FieldRules()
+    response_fields: FieldRules = FieldRules()
+    redirect: str = ""
+    status: int = 0
+    text: str = ""
+    body_limit: int | None = None
 
 
 @frozen
@@ -200,6 +257,57 @@ def address_text(address: IAddress) -> str:
     if isinstance(address, UNIXAddress):
         return "unix:" + os.fsdecode(address.name or b"")
     return str(address)
+
+
+@frozen
+class AccessEntry:
+    """One line of the access log: a request that has had its answer, or its failure.
+
+    :ivar time: seconds since 1970 when the request head was complete.
+    :ivar version: such as ``HTTP/1.1``.
+    :ivar status: 0: the client has had none.
+    :ivar bytes_sent: of the body, to the client; ``bytes_received``: from it.
+    :ivar seconds: from the request head to the last byte of the answer.
+    :ivar backend: the address that answered; empty: none did.
+    :ivar reused: whether it went on a connection that had been used before.
+    :ivar error: what failed; empty: nothing.
+    """
+
+    time: float
+    listener: str
+    client: str
+    method: str
+    target: str
+    version: str
+    host: str
+    status: int
+    bytes_sent: int
+    bytes_received: int
+    seconds: float
+    referer: str
+    user_agent: str
+    request_id: str
+    cluster: str
+    backend: str
+    reused: bool
+    error: str
+
+
+@frozen
+class PoolKey:
+    """What makes two requests shareable: they may use one upstream connection, in turn.
+
+    :ivar address: resolved.
+    :ivar source: the local address it leaves from; empty: the kernel's choice.
+    :ivar tls: the identity it was opened with; empty: plain.
+    :ivar client: whom it speaks for, where the backend is told; else empty.
+    """
+
+    cluster: str
+    address: Address
+    source: str = ""
+    tls: str = ""
+    client: str = ""
 
 
 @frozen

@@ -209,7 +209,7 @@ def _read_field(made: Converter, field: attrs.Attribute[Any], value: object) -> 
     kind: Any = field.type
     try:
         read = made.structure(value, kind)
-        if check:
+        if check and read is not None:
             check(read)
     except _Unfit:
         if not hasattr(check, "expected"):

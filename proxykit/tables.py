@@ -21,16 +21,30 @@ from proxykit.checks import (
     Check,
     ClusterName,
     EndpointText,
+    as_in,
+    default_of,
     number_between,
+    one_of,
     positive_seconds,
     whole_at_least,
     whole_between,
 )
 from proxykit.components import components
 from proxykit.interfaces import IMode
-from proxykit.model import Address, Backend, Cluster, Config, Listener
+from proxykit.model import (
+    Address,
+    Backend,
+    Cluster,
+    Config,
+    FieldRules,
+    HttpRoute,
+    Listener,
+    Pool,
+)
+from proxykit.modes.http_settings import FieldRulesTable, RouteTable
 from proxykit.strict import Problem, Wrong, did_you_mean, dotted, found
 from proxykit.tomllines import KeyPath
+from proxykit.wire.http1grammar import host_name
 
 #: Gives the IP addresses of a host name, or raises OSError.
 Resolve = Callable[[str], list[str]]
@@ -57,31 +71,37 @@ def _is_name(text: str) -> bool:
 _name = Check("a name without spaces or slashes", _is_name)
 
 
-def _default(cls: type, key: str) -> Any:
-    return attrs.fields_dict(cls)[key].default
-
-
-def _as_in(cls: type, key: str, check: Check) -> Any:
-    """A key with the default that the model has for it."""
-    return field(default=_default(cls, key), metadata={"check": check})
+def _is_host_field(text: str) -> bool:
+    return host_name(text.encode()) is not None
 
 
 @frozen
 class _BackendTable:
     address: Address
-    weight: int = _as_in(Backend, "weight", whole_between(1, 256))
-    backup: bool = field(default=_default(Backend, "backup"))
+    weight: int = as_in(Backend, "weight", whole_between(1, 256))
+    backup: bool = field(default=default_of(Backend, "backup"))
+
+
+@frozen
+class _PoolTable:
+    reuse: str = as_in(Pool, "reuse", one_of("never", "safe", "always"))
+    max_idle: int | None = as_in(Pool, "max_idle", whole_at_least(0))
+    idle_timeout: float = as_in(Pool, "idle_timeout", positive_seconds)
 
 
 @frozen
 class _ClusterTable:
     backends: _Backends = field(metadata={"check": Check("at least one backend", bool)})
-    balance: _BalanceName = field(default=_default(Cluster, "balance"))
-    max_connections: int = _as_in(Cluster, "max_connections", whole_at_least(1))
-    connect_timeout: float = _as_in(Cluster, "connect_timeout", positive_seconds)
-    queue: int = _as_in(Cluster, "queue", whole_at_least(0))
-    queue_timeout: float = _as_in(Cluster, "queue_timeout", positive_seconds)
-    deadline: float = _as_in(Cluster, "deadline", positive_seconds)
+    balance: _BalanceName = field(default=default_of(Cluster, "balance"))
+    max_connections: int = as_in(Cluster, "max_connections", whole_at_least(1))
+    connect_timeout: float = as_in(Cluster, "connect_timeout", positive_seconds)
+    queue: int = as_in(Cluster, "queue", whole_at_least(0))
+    queue_timeout: float = as_in(Cluster, "queue_timeout", positive_seconds)
+    deadline: float = as_in(Cluster, "deadline", positive_seconds)
+    pool: Pool = field(default=default_of(Cluster, "pool"))
+    host: str = as_in(
+        Cluster, "host", Check("a host such as web.internal or web.internal:81", _is_host_field)
+    )
 
 
 @frozen
@@ -89,8 +109,8 @@ class _ListenerTable:
     name: str = field(metadata={"check": _name})
     listen: EndpointText
     mode: _ModeName
-    cluster: ClusterName = field(default=_default(Listener, "cluster"))
-    max_connections: int = _as_in(Listener, "max_connections", whole_at_least(1))
+    cluster: ClusterName = field(default=default_of(Listener, "cluster"))
+    max_connections: int = as_in(Listener, "max_connections", whole_at_least(1))
 
 
 #: The keys of a listener that are not its mode's.
@@ -104,7 +124,7 @@ class _AdminTable:
 
 @frozen
 class _SourcesTable:
-    headroom: float = _as_in(Config, "headroom", number_between(0, 0.9))
+    headroom: float = as_in(Config, "headroom", number_between(0, 0.9))
 
 
 @frozen
@@ -132,11 +152,14 @@ class Reader:
             (Address, _address),
             (EndpointText, _endpoint),
             (ClusterName, self._cluster_name),
-            (_BalanceName, _one_of(components("balance"))),
-            (_ModeName, _one_of(self.modes)),
+            (_BalanceName, _named(components("balance"))),
+            (_ModeName, _named(self.modes)),
             (_Backends, self._backends),
             (_Clusters, self._clusters),
             (_Listeners, self._listeners),
+            (Pool, self._from(_PoolTable, Pool)),
+            (HttpRoute, self._from(RouteTable, HttpRoute)),
+            (FieldRules, self._field_rules),
         )
         for kind, hook in hooks:
             self.converter.register_structure_hook(kind, hook)
@@ -153,6 +176,19 @@ class Reader:
         ):
             raise Wrong(problems)
         return Config(read.listeners, read.clusters, admin, read.sources.headroom)
+
+    def _from(self, table: type, part: type) -> _Hook:
+        """Reads a part of the model by the table that has the same keys."""
+
+        def hook(value: Any, _: object) -> Any:
+            read = strict.read_table(self.converter, value, table)
+            return part(**attrs.asdict(read, recurse=False))
+
+        return hook
+
+    def _field_rules(self, value: Any, _: object) -> FieldRules:
+        read: FieldRulesTable = strict.read_table(self.converter, value, FieldRulesTable)
+        return read.rules()
 
     def _cluster_name(self, value: Any, _: object) -> str:
         if not isinstance(value, str):
@@ -286,7 +322,7 @@ def _address(value: Any, _: object) -> Address:
         raise Wrong.here(str(error)) from error
 
 
-def _one_of(known: Iterable[str]) -> _Hook:
+def _named(known: Iterable[str]) -> _Hook:
     names = list(known)
 
     def read(value: Any, _: object) -> Any:

@@ -17,7 +17,7 @@ from proxykit.checks import ClusterName, positive_seconds, whole_at_least
 from proxykit.components import Component
 from proxykit.errors import ConfigError
 from proxykit.interfaces import IMode
-from proxykit.model import Address, Backend, Cluster, Config, Listener
+from proxykit.model import Address, Backend, Cluster, Config, Listener, Pool
 
 ENDPOINT = "expected a Twisted server endpoint such as tcp:8080 or tcp:8080:interface=127.0.0.1"
 
@@ -166,6 +166,8 @@ class GoodTests(Case):
             queue = 0
             queue_timeout = 0.25
             deadline = 1e9
+            host = "web.internal:81"
+            pool = { reuse = "always", max_idle = 0, idle_timeout = 2 }
             [clusters."a.b"]
             backends = ["10.0.0.1:80"]
             [[listeners]]
@@ -216,6 +218,8 @@ class GoodTests(Case):
                     0,
                     0.25,
                     1e9,
+                    Pool("always", 0, 2.0),
+                    "web.internal:81",
                 ),
                 Cluster("a.b", (Backend(Address("10.0.0.1", 80)),)),
             ),
@@ -390,6 +394,13 @@ class BuildTests(Case):
         self.assertEqual(read.clusters[0].backends, (Backend(Address("10.0.0.1", 80)),))
         self.assertEqual(data["clusters"]["default"]["backends"], ["${HOST}:80"])
 
+    def test_what_a_file_cannot_say(self):
+        """None is no value to be checked."""
+        pool = {"max_idle": None}
+        data = {"a": {"backends": ["10.0.0.1:80"], "pool": pool}}
+        read = self.build({"clusters": data, "listeners": [{"listen": "tcp:1", "mode": "fake"}]})
+        self.assertEqual(read.clusters[0].pool, Pool())
+
     def test_dotted(self):
         for path, expected in (
             ((), ""),
@@ -431,6 +442,12 @@ def configs(draw):
             draw(st.integers(0, 10**9)),
             draw(SECONDS),
             draw(SECONDS),
+            Pool(
+                draw(st.sampled_from(["never", "safe", "always"])),
+                draw(st.none() | st.integers(0, 10**9)),
+                draw(SECONDS),
+            ),
+            draw(st.sampled_from(["", "a.example", "[::1]:80"])),
         )
         for name in names
     )
@@ -468,7 +485,10 @@ class RoundTripTests(Case):
 
     def test_defaults_are_written(self):
         text = config.as_toml(self.load(WEB + LISTENER))
-        for line in ("headroom = 0.02", "queue = 1000", "weight = 1", "keepalive = true"):
+        for line in (
+            *("headroom = 0.02", "queue = 1000", "weight = 1", "keepalive = true"),
+            *("[clusters.web.pool]", 'reuse = "safe"'),
+        ):
             self.assertIn(line, text)
-        for absent in ("note", 'name = ""', "cluster = ", "admin"):
+        for absent in ("note", 'name = ""', "cluster = ", "admin", "max_idle", "host"):
             self.assertNotIn(absent, text)

@@ -85,6 +85,35 @@ class MistakeTests(Case):
                 text = f"backends = ['10.0.0.1:80',\n{{address='10.0.0.2:80', weight={written}}}]\n"
                 self.assertEqual(self.mistakes(cluster + text + LISTENER), [f"3: {weight}{said}"])
 
+    def test_pools_and_hosts(self):
+        seconds = "expected a number of seconds above 0, not"
+        for more, *expected in (
+            ("pool = 1", "3: clusters.web.pool: expected a table, not 1"),
+            (
+                "[clusters.web.pool]\nresue = 'x'\nmax_idle = -1\nidle_timeout = 0",
+                "4: clusters.web.pool.resue: unknown key; did you mean reuse?",
+                "5: clusters.web.pool.max_idle: expected a whole number, 0 or more, not -1",
+                f"6: clusters.web.pool.idle_timeout: {seconds} 0",
+            ),
+            *(
+                (
+                    f"pool.reuse = {value}",
+                    f"3: clusters.web.pool.reuse: expected one of never, safe, always, not {value}",
+                )
+                for value in ("'sometimes'", "''", "true")
+            ),
+            *(
+                (
+                    f"host = {value!r}",
+                    "3: clusters.web.host: expected a host such as web.internal or"
+                    f" web.internal:81, not {value!r}",
+                )
+                for value in ("", "a b", "a:b", "a:65536", "http://a", "a/b", "::1", "\xe9", 1)
+            ),
+        ):
+            with self.subTest(more):
+                self.assertEqual(self.mistakes(f"{WEB}{more}\n{LISTENER}"), expected)
+
     def test_backends(self):
         place = "2: clusters.web.backends"
         for written, *expected in (

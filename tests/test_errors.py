@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxykit.errors import ConfigError, ProxyError, Retry, Side
+from proxykit.errors import ConfigError, ProxyError, Retry, Side, nobody, refusal
 
 
 class ProxyErrorTests(SynchronousTestCase):
@@ -16,10 +16,38 @@ class ProxyErrorTests(SynchronousTestCase):
             ("connect failed", Side.UPSTREAM, Retry.ALWAYS, 502),
         )
 
+    def test_kind(self):
+        """The error type of RFC 9209; without one it is our own fault."""
+        for kind in ({}, {"kind": "connection_refused"}):
+            error = ProxyError("no", side=Side.PROXY, retry=Retry.NEVER, status=500, **kind)
+            self.assertEqual(error.kind, kind.get("kind", "proxy_internal_error"))
+
     def test_names(self):
         """They are written to logs and metrics, so they stay."""
         self.assertEqual([side.value for side in Side], ["client", "upstream", "proxy"])
         self.assertEqual([retry.value for retry in Retry], ["never", "always", "reused-only"])
+
+
+class OwnTests(SynchronousTestCase):
+    """The errors that are proxykit's own: no other try is made after them."""
+
+    def seen(self, error):
+        self.assertEqual((error.side, error.retry), (Side.PROXY, Retry.NEVER))
+        return error.message, error.status, error.kind
+
+    def test_refusal(self):
+        """Mostly there is no room."""
+        self.assertEqual(self.seen(refusal("no")), ("no", 503, "connection_limit_reached"))
+        self.assertEqual(
+            self.seen(refusal("oops", 500, "proxy_internal_error")),
+            ("oops", 500, "proxy_internal_error"),
+        )
+
+    def test_nobody(self):
+        self.assertEqual(
+            self.seen(nobody("web")),
+            ("no backend of cluster web is up", 503, "destination_unavailable"),
+        )
 
 
 class ConfigErrorTests(SynchronousTestCase):

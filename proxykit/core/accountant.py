@@ -119,11 +119,30 @@ class Lease:
 
     def idle(self) -> None:
         """Its socket waits in a pool."""
-        self._move(Use.IDLE)
+        # This and the next are done for each request, so the figures are moved right here.
+        if self.use is not Use.ACTIVE:
+            self._move(Use.IDLE)
+        elif self._budget is not None:
+            counts = self._budget.counts
+            counts[1] -= 1
+            counts[2] += 1
+        self.use = Use.IDLE
 
     def busy(self) -> None:
         """Its socket came out of the pool again."""
-        self._move(Use.ACTIVE)
+        if self.use is not Use.IDLE:
+            self._move(Use.ACTIVE)
+        elif self._budget is not None:
+            counts = self._budget.counts
+            counts[2] -= 1
+            counts[1] += 1
+        self.use = Use.ACTIVE
+
+    @property
+    def wanted(self) -> bool:
+        """Whether another backend waits for a port of this budget."""
+        refused = self._budget.refused if self._budget is not None else ()
+        return len(refused) > (self._backend in refused)
 
     def release(self) -> None:
         """Its socket is closed, or the connect failed.
@@ -173,7 +192,8 @@ class Accountant:
             return Full(
                 f"no source port is left from {budget.key.source} to"
                 f" {budget.key.destination_text} ({budget.used} of {budget.size} in use,"
-                f" {budget.size - budget.limit} kept as headroom)"
+                f" {budget.size - budget.limit} kept as headroom)",
+                ports=True,
             )
         return Lease(self, budget, backend)
 
@@ -196,6 +216,7 @@ class Accountant:
                 side=Side.UPSTREAM,
                 retry=Retry.ALWAYS,
                 status=502,
+                kind="destination_ip_unroutable",
             ) from error
 
     def budget(self, address: Address) -> Budget:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_left
 from hashlib import blake2b
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -130,6 +130,10 @@ class LeastConnections(_HeapPolicy):
         self._due: dict[BackendState, float] = {}
 
     def add(self, backend: BackendState) -> None:
+        if len(self._last) == 1:
+            # As long as it was alone nobody looked at its load.
+            for other in tuple(self._last):
+                self._place(other)
         self._place(backend)
 
     def forget(self, backend: BackendState) -> None:
@@ -137,17 +141,44 @@ class LeastConnections(_HeapPolicy):
         self._due.pop(backend, None)
 
     def update(self, backend: BackendState) -> None:
-        if backend in self._last:
+        last = self._last
+        if len(last) == 1:
+            return
+        # Who got worse is found out about when its entry comes up; who got better has to be known.
+        entry = last.get(backend)
+        if entry is not None and backend.in_flight / backend.weight < entry[0]:
             self._place(backend)
 
     def choose(self, client: str, avoid: set[BackendState]) -> BackendState | None:
-        entry = self._pop(avoid)
-        if entry is None:
-            return None
-        _, self._now, _, backend = entry
-        self._due[backend] = self._now + 1.0 / backend.weight
-        self._place(backend)
-        return backend
+        if len(self._last) == 1:
+            (backend,) = self._last
+            return None if backend in avoid else backend
+        heap, passed = self._heap, []
+        found = None
+        while heap:
+            entry = heap[0]
+            backend = entry[3]
+            if self._last.get(backend) is not entry:
+                heappop(heap)
+            elif backend.in_flight / backend.weight > entry[0]:
+                self._replace(backend, entry[1])
+            elif backend in avoid:
+                passed.append(heappop(heap))
+            else:
+                self._now = entry[1]
+                self._due[backend] = due = self._now + 1.0 / backend.weight
+                self._replace(backend, due)
+                found = backend
+                break
+        for entry in passed:
+            heappush(heap, entry)
+        return found
+
+    def _replace(self, backend: BackendState, due: float) -> None:
+        """The entry on top of the heap is out of date."""
+        entry = (backend.in_flight / backend.weight, due, next(self._turns), backend)
+        self._last[backend] = entry
+        heapreplace(self._heap, entry)
 
     def _place(self, backend: BackendState) -> None:
         due = max(self._now, self._due.get(backend, 0.0))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IProtocol
 
+    from proxykit.core.accountant import Lease
     from proxykit.core.flow import Flow
     from proxykit.core.registry import BackendState, ClusterState
     from proxykit.core.waiting import Full, Ticket
@@ -39,7 +40,9 @@ class Choice:
         "info",
         "may_wait",
         "protocol",
+        "repeatable",
         "result",
+        "shareable",
         "started",
         "ticket",
         "tried",
@@ -64,6 +67,10 @@ class Choice:
         self.error: ProxyError | None = None
         #: Whether it must not have a connection that was used before: one was lost under it.
         self.fresh = False
+        #: Whether a connection that serves others, too, will do: the protocol tells messages apart.
+        self.shareable = False
+        #: Whether what is sent on it may be sent again, should the connection turn out to be dead.
+        self.repeatable = False
         #: Whether it is to wait for room; not when the client seems to have left.
         self.may_wait = True
 
@@ -84,10 +91,11 @@ class Attempt:
 
     :ivar upstream: what the mode is given; None until the attempt has succeeded.
     :ivar handle: the connector's own note.
+    :ivar lease: what the connector has leased for a new socket, before its protocol is made.
     :ivar ready: where the connector wants to hear that the protocol is ready for use.
     """
 
-    __slots__ = ("_ended", "_flow", "backend", "choice", "handle", "ready", "upstream")
+    __slots__ = ("_ended", "_flow", "backend", "choice", "handle", "lease", "ready", "upstream")
     _log = Logger()
 
     def __init__(self, flow: Flow, choice: Choice, backend: BackendState) -> None:
@@ -97,6 +105,7 @@ class Attempt:
         self.backend = backend
         self.upstream: Any = None
         self.handle: Any = None
+        self.lease: Lease | None = None
         self.ready: Callable[[], object] | None = None
         backend.load(+1)
 
@@ -112,7 +121,12 @@ class Attempt:
             raise
         except Exception as bug:
             self._log.failure("{backend}: while connecting", backend=self.backend.address)
-            raise refusal(f"{self.backend.address}: {bug!r} while connecting", 500) from bug
+            why = f"{self.backend.address}: {bug!r} while connecting"
+            raise refusal(why, 500, "proxy_internal_error") from bug
+
+    def protocol(self) -> IProtocol:
+        """Make the protocol for a new socket, for the connector."""
+        return self.choice.protocol(self)
 
     def succeeded(self, upstream: object) -> None:
         """The connector has an upstream."""

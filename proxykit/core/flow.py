@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 
 from proxykit.core.choice import Attempt, Choice
 from proxykit.core.waiting import OTHERS_WAIT, Full
-from proxykit.errors import ProxyError, Retry, Side, refusal
+from proxykit.errors import ProxyError, Retry, Side, nobody, refusal
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -94,7 +94,7 @@ class Flow:
             if isinstance(backend, Full):
                 return backend
             if backend is None:
-                raise choice.error or refusal(f"no backend of cluster {cluster.config.name} is up")
+                raise choice.error or nobody(cluster.config.name)
             attempt = Attempt(self, choice, backend)
             try:
                 got = attempt.begin()

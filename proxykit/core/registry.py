@@ -51,6 +51,7 @@ class BackendState:
         "page",
         "removed",
         "served",
+        "shelf",
         "state",
         "tier",
         "weight",
@@ -73,6 +74,8 @@ class BackendState:
         self.full: Full | None = None
         #: The accountant's note: the page that its last lease was on.
         self.page: Budget | None = None
+        #: The pool's note: where this backend's connections lie.
+        self.shelf: Any = None
 
     def __repr__(self) -> str:
         return f"<backend {self.address} of {self.cluster.config.name}>"

@@ -67,3 +67,53 @@ class Relayed:
             "bytes_down": self.bytes_down,
             "seconds": self.seconds.snapshot(),
         }
+
+
+class Requests:
+    """What a listener has answered since the start.
+
+    :ivar statuses: answers by the first digit of their status; 0: the client left without one.
+    :ivar reused: requests that went on a connection that had been used before.
+    :ivar repeated: those that were sent again, for that connection turned out to be dead.
+    :ivar refused: messages that broke a rule, by the rule: a fixed set of short texts.
+    :ivar failed: requests that no backend answered, by the type of error: another fixed set.
+    :ivar private: connections that were kept for one client, by the reason.
+    """
+
+    __slots__ = ("bytes_down", "bytes_up", "failed", "private", "refused", "repeated", "reused",
+                 "seconds", "statuses")  # fmt: skip
+
+    def __init__(self) -> None:
+        self.statuses = [0] * 10
+        self.reused = 0
+        self.repeated = 0
+        self.bytes_up = 0
+        self.bytes_down = 0
+        self.refused: dict[str, int] = {}
+        self.failed: dict[str, int] = {}
+        self.private: dict[str, int] = {}
+        self.seconds = Histogram(SECONDS)
+
+    @staticmethod
+    def count(counts: dict[str, int], what: str) -> None:
+        """One more."""
+        counts[what] = counts.get(what, 0) + 1
+
+    def snapshot(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return {
+            "requests": sum(self.statuses),
+            "statuses": {
+                f"{digit}xx" if digit else "none": count
+                for digit, count in enumerate(self.statuses)
+                if count
+            },
+            "reused": self.reused,
+            "repeated": self.repeated,
+            "refused": dict(self.refused),
+            "failed": dict(self.failed),
+            "private": dict(self.private),
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+            "seconds": self.seconds.snapshot(),
+        }

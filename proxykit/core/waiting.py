@@ -25,9 +25,11 @@ class Full:
     """There is no room, at the moment.
 
     :ivar what: what there is none of, naming it, with figures.
+    :ivar ports: whether it is source ports, which others with the same destination have.
     """
 
     what: str
+    ports: bool = False
 
 
 #: What a newcomer waits for that comes while others are being served.

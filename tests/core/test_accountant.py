@@ -140,7 +140,8 @@ class AccountantTests(SynchronousTestCase):
             house.accountant.lease(house.state(1)),
             Full(
                 "no source port is left from 10.9.9.9 to 10.0.0.1:80"
-                " (49 of 50 in use, 1 kept as headroom)"
+                " (49 of 50 in use, 1 kept as headroom)",
+                ports=True,
             ),
         )
         leases[0].release()

@@ -116,6 +116,67 @@ class MoreAttemptTests(SynchronousTestCase):
         self.assertEqual(len(house.web.queue), 0)
 
 
+class NotesTests(SynchronousTestCase):
+    """What a choice and an attempt say to connectors and pools."""
+
+    def test_as_made(self):
+        """A choice asks for a connection of its own, and is not to be sent twice."""
+        choice = House(*backends(1)).choice()
+        self.assertEqual((choice.shareable, choice.repeatable, choice.fresh), (False, False, False))
+        self.assertTrue(choice.may_wait)
+
+    def test_nothing_else(self):
+        """There is one for each request: they have no dictionary."""
+        house = House(*backends(1))
+        for thing in (house.choice(), Attempt(Told(), house.choice(), house.state(1))):
+            self.assertFalse(hasattr(thing, "__dict__"))
+            with self.assertRaises(AttributeError):
+                thing.colour = "green"
+
+    def test_protocol(self):
+        """A connector has the protocol made for a socket, by what the mode has given."""
+        house = House(*backends(1))
+        choice = house.choice()
+        made = []
+        choice.protocol = lambda attempt: made.append(attempt) or "a protocol"
+        attempt = Attempt(Told(), choice, house.state(1))
+        self.assertIsNone(attempt.lease)
+        self.assertEqual(attempt.protocol(), "a protocol")
+        self.assertEqual(made, [attempt])
+
+    def test_bug_in_a_connector(self):
+        """It is proxykit's own fault, and says so in the words of RFC 9209."""
+        house = House(*backends(1))
+        house.connector.attempt = lambda attempt: 1 / 0
+        with self.assertRaises(ProxyError) as raised:
+            Attempt(Told(), house.choice(), house.state(1)).begin()
+        error = raised.exception
+        self.assertEqual((error.status, error.kind), (500, "proxy_internal_error"))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_kinds(self):
+        """So do the refusals: what was there none of?"""
+        for settings, kind in (
+            ({"max_connections": 0, "queue": 0}, "connection_limit_reached"),
+            ({"ports": 0, "queue": 0}, "connection_limit_reached"),
+        ):
+            house = House(*backends(1), **settings)
+            error = self.failureResultOf(house.flow.upstream(house.choice()), ProxyError).value
+            self.assertEqual((error.status, error.kind), (503, kind))
+        house = House()
+        error = self.failureResultOf(house.flow.upstream(house.choice()), ProxyError).value
+        self.assertEqual((error.status, error.kind), (503, "destination_unavailable"))
+
+    def test_no_way(self):
+        def source_of(host):
+            raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+        house = House(*backends(1))
+        with self.assertRaises(ProxyError) as raised:
+            Accountant(PortRange(1, 10), source_of).lease(house.state(1))
+        self.assertEqual(raised.exception.kind, "destination_ip_unroutable")
+
+
 class RestTests(SynchronousTestCase):
     def test_deadlines(self):
         """Nothing running leaves no timer; something running keeps it."""

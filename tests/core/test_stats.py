@@ -1,8 +1,10 @@
 """Counting."""
 
+import json
+
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxykit.core.stats import SECONDS, Histogram, Relayed
+from proxykit.core.stats import SECONDS, Histogram, Relayed, Requests
 
 
 class HistogramTests(SynchronousTestCase):
@@ -31,3 +33,54 @@ class RelayedTests(SynchronousTestCase):
         buckets = snapshot["seconds"]["buckets"]
         self.assertEqual((buckets["0.005"], buckets["600"], buckets["+Inf"]), (1, 1, 1))
         self.assertEqual(len(buckets), len(SECONDS) + 1)
+
+
+class RequestsTests(SynchronousTestCase):
+    def test_nothing(self):
+        """What has not happened is not listed."""
+        self.assertEqual(
+            Requests().snapshot(),
+            {
+                "requests": 0,
+                "statuses": {},
+                "reused": 0,
+                "repeated": 0,
+                "refused": {},
+                "failed": {},
+                "private": {},
+                "bytes_up": 0,
+                "bytes_down": 0,
+                "seconds": {"buckets": {**dict.fromkeys(map("{:g}".format, SECONDS), 0), "+Inf": 0},
+                            "sum": 0.0},
+            },
+        )  # fmt: skip
+
+    def test_counts(self):
+        requests = Requests()
+        for status in (200, 204, 304, 404, 502, 503, 599, 0):
+            requests.statuses[status // 100] += 1
+        for text in ("no bare CR", "one Host", "no bare CR"):
+            requests.count(requests.refused, text)
+        requests.count(requests.failed, "connection_refused")
+        requests.count(requests.private, "upgraded")
+        requests.reused, requests.repeated = 5, 1
+        requests.bytes_up, requests.bytes_down = 10, 2000
+        requests.seconds.observe(0.25)
+        shown = requests.snapshot()
+        self.assertEqual(shown["requests"], 8)
+        self.assertEqual(shown["statuses"], {"none": 1, "2xx": 2, "3xx": 1, "4xx": 1, "5xx": 3})
+        self.assertEqual(shown["refused"], {"no bare CR": 2, "one Host": 1})
+        self.assertEqual(shown["failed"], {"connection_refused": 1})
+        self.assertEqual(shown["private"], {"upgraded": 1})
+        self.assertEqual((shown["reused"], shown["repeated"]), (5, 1))
+        self.assertEqual((shown["bytes_up"], shown["bytes_down"]), (10, 2000))
+        self.assertEqual((shown["seconds"]["buckets"]["0.5"], shown["seconds"]["sum"]), (1, 0.25))
+        json.dumps(shown)
+
+    def test_snapshot_is_a_copy(self):
+        """It does not change while somebody looks at it."""
+        requests = Requests()
+        shown = requests.snapshot()
+        for counts in (requests.refused, requests.failed, requests.private):
+            requests.count(counts, "x")
+        self.assertEqual((shown["refused"], shown["failed"], shown["private"]), ({}, {}, {}))
