@@ -35,6 +35,8 @@ class ProxykitReactor(EPollReactor):
 
     def __init__(self) -> None:
         self._at_end: list[Callable[[], object]] = []
+        #: Transports that have something to send at the end of the turn.
+        self.sending: list[transport.Short] = []
         # Numbers that were closed in this turn: an event that was fetched for one of them must not
         # reach the descriptor that has got the number since.
         self._stale: set[int] = set()
@@ -206,11 +208,11 @@ class ProxykitReactor(EPollReactor):
 
     def timeout(self) -> float | None:
         """How long to wait for events."""
-        return 0 if self._at_end else super().timeout()
+        return 0 if self._at_end or self.sending else super().timeout()
 
     def doPoll(self, timeout: Any) -> None:
         """Wait for events, and handle them."""
-        if self._at_end:  # from a timed call, or from a thread's
+        if self._at_end or self.sending:  # from a timed call, or from a thread's
             self._end_turn()
             timeout = 0
         try:
@@ -246,7 +248,7 @@ class ProxykitReactor(EPollReactor):
                 log.callWithLogger(selectable, log.err)
             if why:
                 self._disconnectSelectable(selectable, why, event != EPOLLOUT)
-        if self._at_end:
+        if self._at_end or self.sending:
             self._end_turn()
 
     doIteration = doPoll
@@ -264,7 +266,14 @@ class ProxykitReactor(EPollReactor):
             self._disconnectSelectable(selectable, CONNECTION_DONE, True)
 
     def _end_turn(self) -> None:
-        while self._at_end:
+        while self._at_end or self.sending:
+            # One that is flushed may pause a producer, which may write to another.
+            for each in self.sending:
+                try:
+                    each.flush()
+                except BaseException:
+                    log.err()
+            self.sending.clear()
             calls, self._at_end = self._at_end, []
             for call in calls:
                 try:

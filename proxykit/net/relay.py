@@ -182,3 +182,10 @@ def tune(transport: Any, keepalive: bool) -> None:
     skt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     if keepalive:
         skt.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, True)
+
+
+def unsent(transport: Any) -> int:
+    """Bytes that a transport, Twisted's or ours, has not sent yet; 0 where it does not say."""
+    buffered = len(getattr(transport, "dataBuffer", b"")) - getattr(transport, "offset", 0)
+    waiting: int = buffered + getattr(transport, "_tempDataLen", 0)
+    return waiting + len(getattr(transport, "waits", b""))

@@ -100,7 +100,7 @@ class Splice:
     :param source: the transport that the bytes come from, a ``net.transport.Short``.
     :param sink: the one where they go; another.
     :param limit: how many; None: all there will be.
-    :param moved: is called with the count each time.
+    :param moved: is called with the count each time the sink has taken some.
     """
 
     __slots__ = ("_full_reads", "_moved", "_pipe", "_pipes", "_sink", "_source", "left")
@@ -121,6 +121,11 @@ class Splice:
         self._full_reads = 0
         #: How many bytes may still go this way, copied or spliced.
         self.left = limit
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it holds bytes that the sink has not taken yet."""
+        return self._pipe is not None
 
     def copied(self, size: int, full: bool) -> None:
         """So many bytes were read the ordinary way, and whether they filled the buffer."""
@@ -162,7 +167,6 @@ class Splice:
             self.left -= got
         if got < LEAST_MOVED:
             self._full_reads = 0
-        self._moved(got)
         why = self.drain()
         if why is not None:
             self._sink.lose()
@@ -178,21 +182,25 @@ class Splice:
         """
         pipe = self._pipe
         assert pipe is not None
+        before = pipe.held
         try:
             while pipe.held:
                 pipe.held -= os.splice(pipe.outlet, self._sink.fileno(), pipe.held, flags=_FLAGS)
         except BlockingIOError:
             self._sink.pipe_holds = True
-            return None
         except OSError:
             return main.CONNECTION_LOST
-        self._pipe = None
-        self._pipes.give_back(pipe)
-        if self._sink.pipe_holds:
-            self._sink.pipe_holds = False
-            self._source.resumeProducing()
-        if self.left == 0:
-            self.stop()
+        if not pipe.held:
+            self._pipe = None
+            self._pipes.give_back(pipe)
+            if self._sink.pipe_holds:
+                self._sink.pipe_holds = False
+                self._source.resumeProducing()
+            if self.left == 0:
+                self.stop()
+        # At last, for whoever hears of it may begin something new with both ends.
+        if before != pipe.held:
+            self._moved(before - pipe.held)
         return None
 
     def stop(self) -> None:

@@ -42,14 +42,22 @@ class Short:
     #: Where its bytes may be spliced to, and from where it may be spliced to.
     splice_out: Splice | None = None
     splice_in: Splice | None = None
+    #: What was written in this turn and goes out at its end.
+    waits = b""
     #: Whether there are bytes in a pipe that have to go out before any others.
     pipe_holds = False
 
     def write(self: Any, data: bytes) -> None:
-        """Send at once what can go out at once, and leave the rest to the stock transport."""
+        """Send it at the end of this turn, with whatever else is written until then.
+
+        Not at once: what is sent wakes its reader, and a reader that is woken for each piece takes
+        the CPU for each piece. What cannot go out then is left to the stock transport.
+        """
         if (
+            type(data) is bytes
             # As _nothing_buffered(); this is where most of a proxy's calls go.
-            not self.dataBuffer
+            and not self.waits
+            and not self.dataBuffer
             and not self._tempDataBuffer
             and not self.pipe_holds
             and self.connected
@@ -67,18 +75,36 @@ class Short:
                 )
             )
         ):
-            try:
-                sent = self.socket.send(data)
-            except (BlockingIOError, TypeError):
-                pass  # The stock way finds the same, and knows what to do about it.
-            except OSError:
-                self.lose()
-                return
-            else:
-                if sent == len(data):
-                    return
-                data = data[sent:]
-        super().write(data)
+            self.waits = data
+            self.reactor.sending.append(self)
+        elif self.waits and type(data) is bytes and len(self.waits) + len(data) < self.bufferSize:
+            self.waits += data
+        else:
+            self.flush()
+            super().write(data)
+
+    def flush(self: Any) -> None:
+        """Send what waits for the end of the turn."""
+        data = self.waits
+        if not data:
+            return
+        self.waits = b""
+        if self._aborting:
+            return
+        try:
+            sent = self.socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.lose()
+            return
+        if sent != len(data):
+            super().write(data[sent:])
+
+    def startTLS(self: Any, *args: Any) -> None:
+        """As always, behind what was written before."""
+        self.flush()
+        super().startTLS(*args)
 
     def writeSequence(self: Any, iovec: Any) -> None:
         """As one piece: one call to the kernel instead of several."""
@@ -156,6 +182,7 @@ class Short:
 
     def takes_bytes(self: Any) -> bool:
         """Whether something may be spliced to it now."""
+        self.flush()
         return self._nothing_buffered() and not self.disconnecting and not self._writeDisconnecting
 
     def peek(self: Any, size: int) -> bytes:
@@ -176,6 +203,10 @@ class Short:
 
     def _lost(self: Any) -> None:
         if self.connected and not self._aborting:
+            # What had come before the error is still there: a server that refuses a long request
+            # answers, and closes in the middle of it.
+            self.doRead()
+        if self.connected and not self._aborting and not self.disconnecting:
             self.reactor._disconnectSelectable(self, main.CONNECTION_LOST, False)
 
     def registerProducer(self: Any, producer: Any, streaming: bool) -> None:
@@ -189,6 +220,7 @@ class Short:
 
     def loseConnection(self: Any) -> None:
         """Close, at the end of this turn, what has nothing left to send."""
+        self.flush()
         if self._nothing_buffered() and not self.disconnecting:
             self.disconnecting = True
             self.reactor.at_end_of_turn(self._close)
@@ -209,6 +241,7 @@ class Short:
         """Send the end, at the end of this turn, if there is nothing else to be sent."""
         if self._writeDisconnecting:
             return
+        self.flush()
         if self._nothing_buffered() and not self.disconnecting:
             self._writeDisconnecting = True
             self.reactor.at_end_of_turn(self._end_writing)
@@ -229,6 +262,10 @@ class Short:
         skt = self.__dict__.get("socket")
         if skt is None:
             return  # It is gone already: somebody aborted it, and then raised.
+        if self.waits:
+            if reason.check(error.ConnectionDone):
+                self.flush()
+            self.waits = b""
         self.reactor.forget(self, skt.fileno())
         self.disconnected, self.connected = 1, 0
         if self.splice_out is not None:
@@ -320,6 +357,11 @@ class UNIXShort(Short):
             FileDescriptor.write(self, data)
         else:
             super().write(data)
+
+    def sendFileDescriptor(self: Any, descriptor: int) -> None:
+        """As always, behind what was written before."""
+        self.flush()
+        super().sendFileDescriptor(descriptor)
 
     def _nothing_buffered(self: Any) -> bool:
         return not self._sendmsgQueue and super()._nothing_buffered()

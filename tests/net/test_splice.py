@@ -291,7 +291,7 @@ class LimitTests(SpliceTestCase):
         transport: Any = source.transport
         waiting: Any = sink.transport
         waiting.write(BODY[:500_000])  # more than the socket takes
-        self.assertTrue(waiting.dataBuffer or waiting._tempDataBuffer)
+        self.assertTrue(waiting.waits or waiting.dataBuffer or waiting._tempDataBuffer)
         source.sink = waiting
         self.assertTrue(transport.splice_to(waiting, None, lambda count: None))
         transport.splice_out.copied(0, True)
