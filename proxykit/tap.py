@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import resource
 import select
+import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, NoReturn
+from types import NoneType, UnionType
+from typing import Any, NoReturn, Union, get_args, get_origin
 
-from attrs import NOTHING, Attribute, fields, resolve_types
+from attrs import NOTHING, Attribute, fields, frozen, resolve_types
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
@@ -27,9 +30,18 @@ from proxykit.components import IComponent, components
 from proxykit.config import build, load
 from proxykit.errors import ConfigError
 from proxykit.interfaces import IMode
-from proxykit.model import Config
+from proxykit.model import Config, HttpRoute
 
 _log = Logger(namespace="proxykit")
+
+#: The cluster of the backends that are given by --backend.
+_DEFAULT = "backends"
+#: Flags that no setting can have, beside those in ``optParameters``.
+_TAKEN = ("backend", "route", "help", "version")
+_ROUTES = ("routes", tuple[HttpRoute, ...])
+_IN_FILE = "As in the file"
+#: What settings classes say of their fields.
+_IVAR = re.compile(r":ivar (\w+):(.*?)(?=:ivar |\n\s*\n|\Z)", re.DOTALL)
 
 
 def _exit(lines: Iterable[str]) -> NoReturn:
@@ -48,6 +60,38 @@ class _Options(usage.Options):
         raise SystemExit(0)
 
 
+@frozen
+class _RouteFlag:
+    """One ``--route``: a route, and a cluster of its own.
+
+    :ivar text: as it was written.
+    """
+
+    text: str
+    host: str
+    path: str
+    addresses: list[str]
+    cluster: str
+
+    @classmethod
+    def parse(cls, text: str, taken: Container[str]) -> _RouteFlag:
+        """
+        :param taken: names of clusters that there are.
+        :raises UsageError: that is no route.
+        """
+        where, _, addresses = text.partition("=")
+        host, slash, path = where.partition("/")
+        if not (host and addresses):
+            raise usage.UsageError(
+                f"--route {text}: expected HOST=ADDRESS or HOST/PATH=ADDRESS,ADDRESS,..."
+            )
+        name = re.sub(r"[^!-.0-~]", ":", where)
+        while name in taken:
+            name += "+"
+        host = "" if host == "*" else host
+        return cls(text, host, slash + path or "/", addresses.split(","), name)
+
+
 class _ModeOptions(_Options):
     """What can be said of one listener without a file."""
 
@@ -57,10 +101,14 @@ class _ModeOptions(_Options):
         ["balance", None, None, f"How a backend is chosen: {', '.join(components('balance'))}"],
     ]
     mode = ""
+    #: By their flags: the settings that have one value, and those that are lists.
     settings: dict[str, Attribute[Any]] = {}
+    lists: dict[str, Attribute[Any]] = {}
 
     def __init__(self) -> None:
         self.backends: list[str] = []
+        self.routes: list[_RouteFlag] = []
+        self.listed: dict[str, list[str]] = {name: [] for name in self.lists}
         super().__init__()  # type: ignore[no-untyped-call]
 
     def opt_backend(self, address: str) -> None:
@@ -76,13 +124,25 @@ class _ModeOptions(_Options):
             listener["listen"] = self["listen"]
         for name, each in self.settings.items():
             if self[name] is not None:
-                listener[each.name] = _value(self[name], each.type)
+                listener[each.name] = _value(self[name], _one_type(each.type))
+        listener |= {
+            self.lists[name].name: values for name, values in self.listed.items() if values
+        }
+        if self.routes:
+            listener["routes"] = [
+                {"host": route.host, "path": route.path, "cluster": route.cluster}
+                for route in self.routes
+            ]
         data: dict[str, Any] = {"listeners": [listener]}
-        if self.backends or self["balance"] is not None:
-            listener["cluster"] = "backends"
-            data["clusters"] = {"backends": {"backends": self.backends}}
-            if self["balance"] is not None:
-                data["clusters"]["backends"]["balance"] = self["balance"]
+        clusters = {route.cluster: route.addresses for route in self.routes}
+        if self.backends or (self["balance"] is not None and not self.routes):
+            listener["cluster"] = _DEFAULT
+            clusters[_DEFAULT] = self.backends
+        if clusters:
+            balance = {} if self["balance"] is None else {"balance": self["balance"]}
+            data["clusters"] = {
+                name: {"backends": addresses, **balance} for name, addresses in clusters.items()
+            }
         if self["admin"] is not None:
             data["admin"] = {"listen": self["admin"]}
         return data
@@ -90,14 +150,19 @@ class _ModeOptions(_Options):
     def place(self, path: tuple[str | int, ...]) -> str:
         """The flag that a mistake at a key path is about."""
         match path:
-            case ("clusters", _, "backends", int() as index, *_):
+            case ("clusters", name, "backends", int() as index, *_) if name == _DEFAULT:
                 return f"--backend {self.backends[index]}"
-            case ("clusters", _, "backends"):
+            case ("clusters", name, "backends", int(), *_):
+                return next(f"--route {each.text}" for each in self.routes if each.cluster == name)
+            case ("clusters", _, "backends") | ("listeners", _):
                 return "--backend"
             case ("admin", *_):
                 return "--admin"
-            case ("listeners", _):
-                return "--backend"
+            case ("listeners", _, "routes", int() as index, *_):
+                return f"--route {self.routes[index].text}"
+            case ("listeners", _, str() as key, int() as index):
+                flag = key.replace("_", "-")
+                return f"--{flag} {self.listed[flag][index]}"
             case _:
                 return f"--{str(path[-1]).replace('_', '-')}"
 
@@ -107,31 +172,63 @@ class _ModeOptions(_Options):
         parent.configured(lambda: build(self.data(), self.place, environ=os.environ))
 
 
+class _RoutingOptions(_ModeOptions):
+    """The same for a mode that routes by host and path."""
+
+    def opt_route(self, text: str) -> None:
+        """HOST[/PATH]=ADDRESS[,ADDRESS...]: the backends for a host, such as a.example or
+        *.a.example, or * for any, and below a path. May be given more than once."""
+        taken = {_DEFAULT, *(route.cluster for route in self.routes)}
+        self.routes.append(_RouteFlag.parse(text, taken))
+
+
 def _mode_options(component: IComponent) -> usage.Options:
-    """Options for one mode: each of its settings is one, so that a plugin's are there as well."""
+    """Options for one mode: each of its settings is one, so that a plugin's are there as well.
+
+    A setting that is a list of strings may be given more than once; one that is a table, or a list
+    of tables, can only be set in a file. ``routes`` has a flag of its own.
+    """
     mode = IMode(component.load()())  # type: ignore[operator]
     resolve_types(mode.settings)
-    taken = {parameter[0] for parameter in _ModeOptions.optParameters}
-    settings = {
+    taken = {*(parameter[0] for parameter in _ModeOptions.optParameters), *_TAKEN}
+    free = {
         name: each
         for each in fields(mode.settings)
-        if (name := each.name.replace("_", "-")) not in taken
+        if each.init and (name := each.name.replace("_", "-")) not in taken
     }
+    settings = {name: each for name, each in free.items() if _one_type(each.type) is not None}
+    lists = {name: each for name, each in free.items() if each.type == tuple[str, ...]}
+    said = _said_of_fields(mode.settings)
+    routing = any((each.name, each.type) == _ROUTES for each in fields(mode.settings))
     # Twisted collects the options of classes, not of instances.
     made = type(
         "_ThisModeOptions",
-        (_ModeOptions,),
+        (_RoutingOptions if routing else _ModeOptions,),
         {
             "mode": component.name,
             "settings": settings,
-            "longdesc": f"{component.summary[:1].upper()}{component.summary[1:]}.",
+            "lists": lists,
+            "longdesc": _sentence(component.summary),
             "optParameters": [
-                [name, None, None, _describe(each)] for name, each in settings.items()
+                [name, None, None, f"{said.get(each.name, _IN_FILE)}; default: {_default(each)}"]
+                for name, each in settings.items()
             ],
+            **{
+                f"opt_{each.name}": _repeatable(name, said.get(each.name, _IN_FILE))
+                for name, each in lists.items()
+            },
         },
     )
     options: usage.Options = made()
     return options
+
+
+def _repeatable(name: str, said: str) -> Callable[[_ModeOptions, str], None]:
+    def option(self: _ModeOptions, value: str) -> None:
+        self.listed[name].append(value)
+
+    option.__doc__ = f"{said}. May be given more than once."
+    return option
 
 
 class _DemoOptions(_Options):
@@ -170,7 +267,8 @@ class Options(_Options):
         try:
             self.configuration = make()
         except ConfigError as error:
-            _exit(error.lines)
+            # One flag can be about several clusters.
+            _exit(dict.fromkeys(error.lines))
 
     def postOptions(self) -> None:
         """Read the file, if there is one."""
@@ -190,9 +288,10 @@ class _UserService(MultiService):
     :param twistd: twistd's own options.
     """
 
-    def __init__(self, twistd: Mapping[str, Any]) -> None:
+    def __init__(self, twistd: Mapping[str, Any], reactor: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._twistd = twistd
+        self._reactor = reactor
 
     def privilegedStartService(self) -> None:
         try:
@@ -200,6 +299,15 @@ class _UserService(MultiService):
         except ConfigError as error:
             self._tell_parent(error.lines)
             _exit(error.lines)
+
+    def startService(self) -> None:
+        """Begin to serve; twistd has set up its own log by now."""
+        super().startService()  # type: ignore[no-untyped-call]
+        chain_sigusr1(self._reopen_logs, self._reactor)
+
+    def _reopen_logs(self) -> None:
+        for service in self:
+            service.reopen_logs()
 
     def stopService(self) -> Deferred[Any]:
         """The process is about to end, and its connections with it."""
@@ -230,12 +338,15 @@ def makeService(options: Options) -> IService:
 
     raise_descriptor_limit(reactor)
     spare_the_collector()
-    parent = _UserService(options.parent or {})
+    parent = _UserService(options.parent or {}, reactor)
     if options.configuration is None:
         service: ProxyService = DemoService(reactor, _say)
     else:
         service = ProxyService(reactor)
-        service.apply(options.configuration)
+        try:
+            service.apply(options.configuration)
+        except ConfigError as error:  # what only shows when it is done, such as a log's file
+            _exit(error.lines)
     service.setServiceParent(parent)  # type: ignore[no-untyped-call]
     return parent
 
@@ -246,6 +357,24 @@ def install_reactor() -> None:
         from proxykit.net.reactor import install
 
         install()
+
+
+def chain_sigusr1(reopen: Callable[[], object], reactor: Any) -> None:
+    """Let SIGUSR1 do one thing more.
+
+    Whoever has set a handler before goes first: twistd's rotates its log. It sets it up before the
+    services are started, and only where there is none yet.
+
+    :param reopen: called on the reactor.
+    """
+    before = signal.getsignal(signal.SIGUSR1)
+
+    def handle(number: int, frame: Any) -> None:
+        if callable(before):
+            before(number, frame)
+        reactor.callFromThread(reopen)
+
+    signal.signal(signal.SIGUSR1, handle)
 
 
 def _say(text: str) -> None:
@@ -277,11 +406,33 @@ def spare_the_collector() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
-def _describe(setting: Attribute[Any]) -> str:
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _said_of_fields(settings: type) -> dict[str, str]:
+    """The first sentence that the docstring has for each field, without the final dot."""
+    return {
+        name: _sentence(" ".join(text.split()).partition(". ")[0].removesuffix("."))[:-1]
+        for name, text in _IVAR.findall(settings.__doc__ or "")
+    }
+
+
+def _default(setting: Attribute[Any]) -> object:
     default = setting.default
     if isinstance(default, bool):
-        default = "yes" if default else "no"
-    return f"As in the file; default: {'none' if default is NOTHING else default}"
+        return "yes" if default else "no"
+    return "none" if default in (NOTHING, None, "") else default
+
+
+def _one_type(kind: Any) -> type | None:
+    """The type of a setting that one word can say; None: it is a list, or a table."""
+    if get_origin(kind) in (Union, UnionType):
+        kind, *more = [each for each in get_args(kind) if each is not NoneType]
+        if more:
+            return None
+    kind = getattr(kind, "__supertype__", kind)  # a NewType's
+    return kind if kind in (str, int, float, bool) else None
 
 
 def _value(text: str, kind: type | None) -> object:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import socket
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from benchmarks import __main__ as command
 from benchmarks import loads, measure, report
 from benchmarks.measure import RefusedError, Sample, Spread
-from benchmarks.rows import PEERS, ROWS, Row, Scale
+from benchmarks.row import QUICK, Peer, Row, Scale
+from benchmarks.rows import NAMES, ROWS
 
 WRK = """\
 Running 3s test @ http://127.0.0.1:10000/
@@ -29,7 +31,8 @@ Transfer/sec:      9.67MB
 
 def row(**how):
     """A row that nothing runs."""
-    return Row("work", "some work", "request", 1.25, lambda peer, scale: iter(()), **how)
+    peers = {name: Peer(name, lambda site: []) for name in ("proxykit", "haproxy")}
+    return Row("work", "some work", "request", 1.25, lambda peer, scale: iter(()), peers, **how)
 
 
 def samples(**costs):
@@ -59,6 +62,28 @@ class WrkTests(SynchronousTestCase):
                 error = self.assertRaises(RefusedError, loads.parse_wrk, WRK + line + "\n")
                 self.assertEqual(str(error), line.strip())
 
+    def test_answers_without_their_bodies_are_refused(self):
+        read = 29.01 * 1024 * 1024 / 195012
+        self.assertEqual(loads.parse_wrk(WRK, int(read)).units, 195012)
+        error = self.assertRaises(RefusedError, loads.parse_wrk, WRK, int(read * 1.02))
+        self.assertIn("195012 answers of 159 bytes", str(error))
+
+    def test_units_of_bytes(self):
+        for said, size in (("999.00B", 999), ("1.50KB", 1536), ("2.00GB", 2 << 30)):
+            with self.subTest(said=said):
+                text = WRK.replace("29.01MB", said).replace("195012", "1")
+                self.assertEqual(loads.parse_wrk(text, size).units, 1)
+                self.assertRaises(RefusedError, loads.parse_wrk, text, size * 2)
+
+    def test_command_line(self):
+        ask = loads.Ask("/a", ("Accept: */*", "Cookie: a=b"), "post.lua")
+        argv = ask.argv(8080, 3)
+        self.assertEqual(
+            argv[1:8], ["-t1", "-c64", "-d3s", "-H", "Accept: */*", "-H", "Cookie: a=b"]
+        )
+        self.assertEqual((argv[8], argv[-1]), ("-s", "http://127.0.0.1:8080/a"))
+        self.assertEqual(loads.SMALL.argv(1, 2)[4:], ["http://127.0.0.1:1/"])
+
     def test_nothing_done_is_refused(self):
         for text in ("", "unable to connect\n", WRK.replace("195012", "0")):
             with self.subTest(text=text):
@@ -84,6 +109,31 @@ class ProcTests(SynchronousTestCase):
         self.assertAlmostEqual(measure.parse_busy(before, after), 0.3)
         self.assertEqual(measure.parse_busy(before, before), 0.0)
 
+    def test_sockets(self):
+        text = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt\n"
+        for number, (local, remote, state) in enumerate(
+            (
+                ("0100007F:1F90", "00000000:0000", "0A"),  # the server listens
+                ("0100007F:8001", "0100007F:1F90", "01"),  # a connection, its client's side
+                ("0100007F:1F90", "0100007F:8001", "01"),  # the same, its server's side
+                ("0100007F:8002", "0100007F:1F90", "01"),
+                ("0100007F:8003", "0100007F:1F90", "06"),  # ended by the client
+                ("0100007F:1F90", "0100007F:8004", "06"),  # ended by the server
+                ("0100007F:1F90", "0100007F:8005", "06"),
+                ("0100007F:8006", "0100007F:1F91", "01"),  # of another server
+                ("0100007F:8007", "0100007F:1F91", "06"),
+            )
+        ):
+            text += f"{number:4}: {local} {remote} {state} 00000000:00000000 00:00000000 00000000\n"
+        self.assertEqual(measure.parse_sockets(text, 0x1F90), (2, 3))
+
+    def test_this_machines_sockets(self):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            self.assertEqual(measure.sockets(port)[0], 0)
+            with socket.create_connection(("127.0.0.1", port)), server.accept()[0]:
+                self.assertEqual(measure.sockets(port)[0], 1)
+
     def test_an_ended_process_is_refused(self):
         for read in (measure.cpu_ns, measure.rss):
             self.assertRaises(RefusedError, read, 2**22 + 1)  # over the kernel's largest pid
@@ -108,7 +158,12 @@ class ReckoningTests(SynchronousTestCase):
     def test_what_fits_in_the_descriptors(self):
         self.assertEqual(command.fitting(Scale(), 20_000), Scale())
         small = command.fitting(Scale(), 4096)
-        self.assertEqual((small.held, small.memory), ((10, 1000), 1848))
+        self.assertEqual((small.held, small.memory, small.clients), ((10, 1000), 1848, 1848))
+
+    def test_slow_peers_have_less_time(self):
+        slow, fast = (Peer("some", lambda site: [], slow=slow) for slow in (True, False))
+        self.assertEqual((slow.scale(Scale()).seconds, fast.scale(Scale()).seconds), (1, 3))
+        self.assertEqual(slow.scale(QUICK).seconds, 1)
 
 
 class LineTests(SynchronousTestCase):
@@ -139,9 +194,18 @@ class LineTests(SynchronousTestCase):
 
     def test_absolute_goal(self):
         found = {("", "proxykit"): [Sample(3.5, remains=1.0)], ("", "haproxy"): [Sample(1.0)]}
-        ours, _ = report.lines(replace(row(absolute=True), goal=4.0), found)
+        ours, _ = report.lines(replace(row(absolute=True, measure="KiB"), goal=4.0), found)
         self.assertTrue(ours.met)
         self.assertEqual(report.cells(ours)[3:6], ("3.5 KiB/request", "3.50", "1.00 KiB stay"))
+
+    def test_sockets(self):
+        key = ("9500 clients", "proxykit")
+        for count, verdict in ((20, "20 met"), (21, "20 missed")):
+            with self.subTest(count=count):
+                (ours,) = report.lines(ROWS["clients"], {key: [Sample(count)]})
+                cells = report.cells(ours)
+                self.assertEqual(cells[3:], (f"{count} sockets", "-", "-", verdict))
+                self.assertEqual(report.short(ROWS["clients"], "", Sample(count)), cells[3])
 
     def test_ratio_to_the_fewest(self):
         for name, variants in (
@@ -154,6 +218,11 @@ class LineTests(SynchronousTestCase):
                 first, last = report.lines(ROWS[name], found)
                 self.assertEqual((first.goal, first.met), (None, None))
                 self.assertEqual((last.ratio.median, last.met), (1.3, False))
+
+    def test_without_a_goal(self):
+        ours, _ = report.lines(replace(row(), goal=None), samples(proxykit=[12], haproxy=[10]))
+        self.assertEqual((ours.ratio.median, ours.met), (1.2, None))
+        self.assertEqual(report.cells(ours)[-1], "-")
 
     def test_refused_runs(self):
         ours, _ = report.lines(row(), samples(proxykit=[None, 12], haproxy=[10, 10]))
@@ -202,7 +271,7 @@ class ReportTests(SynchronousTestCase):
                 self.assertEqual(report.without_paths(text), expected)
 
     def test_machine_is_not_named(self):
-        with mock.patch.object(report.peers, "find", return_value=None):
+        with mock.patch.object(report.programs, "find", return_value=None):
             machine = report.machine(datetime(2026, 1, 2, 3, 4))
         self.assertEqual((machine["date"], machine["nginx"]), ("2026-01-02 03:04", "none"))
         self.assertNotIn("/", machine["kernel"])
@@ -255,7 +324,7 @@ class CommandTests(SynchronousTestCase):
 
     def test_options(self):
         self.assertEqual(command.options([]).rows, list(ROWS))
-        self.assertEqual(command.options([]).peers, list(PEERS))
+        self.assertEqual(command.options([]).peers, list(NAMES))
         chosen = command.options(["short", "--rounds", "5", "--peers", "nginx,haproxy"])
         self.assertEqual((chosen.rows, chosen.rounds), (["short"], 5))
         self.assertEqual(chosen.peers, ["nginx", "haproxy"])
@@ -268,11 +337,11 @@ class CommandTests(SynchronousTestCase):
     def test_list(self):
         with contextlib.redirect_stdout(io.StringIO()) as stream:
             self.assertEqual(command.main(["--list"]), 0)
-        for name in (*ROWS, *PEERS):
+        for name in (*ROWS, *NAMES):
             self.assertIn(f"\n{name}", stream.getvalue())
 
     def test_a_missing_program_ends_it(self):
-        self.patch(command.peers, "find", lambda name: None if name == "wrk" else f"/{name}")
+        self.patch(command.programs, "find", lambda name: None if name == "wrk" else f"/{name}")
         with contextlib.redirect_stderr(io.StringIO()) as stream:
             self.assertEqual(command.main([]), 1)
         self.assertEqual(
@@ -280,7 +349,16 @@ class CommandTests(SynchronousTestCase):
             "benchmarks: wrk is not installed, and is the load: apt-get install wrk\n",
         )
 
-    def test_every_peer_of_a_row_is_known(self):
+    def test_who_is_not_there_is_left_out(self):
+        absent = Peer("nginx", lambda site: [], lambda: False, "nginx")
+        peers = {"proxykit": row().peers["proxykit"], "nginx": absent}
+        rows = [replace(row(), peers=peers), row(), replace(row(), peers=peers)]
+        there, notes = command.taking_part(rows, ["nginx", "haproxy", "proxykit"])
+        self.assertEqual(there, [["proxykit"], ["haproxy", "proxykit"], ["proxykit"]])
+        self.assertEqual(notes, ["nginx is left out: it needs nginx"])
+
+    def test_ours_and_the_base_are_in_each_row(self):
         for each in ROWS.values():
             with self.subTest(row=each.name):
-                self.assertEqual([name for name in each.peers if name not in PEERS], [])
+                self.assertEqual(list(each.peers)[:2], ["proxykit", "haproxy"])
+                self.assertEqual([peer.name for peer in each.peers.values()], list(each.peers))

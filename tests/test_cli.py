@@ -59,6 +59,18 @@ class MainTests(Case):
         self.assertEqual(tomllib.loads(out)["clusters"]["web"]["queue"], 1000)
         self.assertEqual(self.run_main("check", self.file(out), "--print"), (0, out, ""))
 
+    def test_print_http(self):
+        """Routes, pools and all: what is printed says the same."""
+        path = str(Path(ROOT, "examples", "http.toml"))
+        self.assertEqual(
+            self.run_main("check", path),
+            (0, f"{path}: ok: 1 listener, 2 clusters, 2 backends\n", ""),
+        )
+        status, out, err = self.run_main("check", path, "--print")
+        self.assertEqual((status, err), (0, ""))
+        self.assertEqual(len(tomllib.loads(out)["listeners"][0]["routes"]), 3)
+        self.assertEqual(self.run_main("check", self.file(out), "--print"), (0, out, ""))
+
     def test_environment(self):
         self.patch(os, "environ", {"PORT": "81"})
         text = GOOD.replace("127.0.0.1:80", "127.0.0.1:${PORT}")

@@ -5,20 +5,22 @@ from __future__ import annotations
 import io
 import os
 import resource
+import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NewType
 
 from attrs import field, frozen
 from twisted.application.service import IService
+from twisted.internet.defer import Deferred
 from twisted.internet.utils import getProcessOutputAndValue
-from twisted.python.usage import UsageError
 from twisted.trial.unittest import TestCase
 
 from proxykit import __version__, tap
 from proxykit.components import Component
-from proxykit.model import Address, Backend, Config
+from proxykit.model import Address, Backend, Config, HttpRoute
+from proxykit.modes.http_settings import HttpSettings
 from proxykit.modes.tcp import TcpSettings
 from proxykit.ops.demo import DemoService
 from proxykit.ops.service import ProxyService
@@ -27,6 +29,7 @@ from tests.sockets import HOST, TIMEOUT, reactor, start_backend
 
 ROOT = Path(__file__).parent.parent
 TCP = ("tcp", "--listen", "tcp:0:interface=127.0.0.1", "--backend", "127.0.0.1:9001")
+HTTP = ("http", "--listen", "tcp:0:interface=127.0.0.1")
 
 #: A file, in the order of its lines.
 FILE = """\
@@ -105,6 +108,64 @@ class FlagTests(TapTestCase):
             ),
         )
 
+    def test_http(self) -> None:
+        config = self.configured(
+            *HTTP,
+            *("--route", "a.example=127.0.0.1:1,[::1]:2", "--route", "*.b.example/v1=unix:/a=b"),
+            *("--route", "*/x=127.0.0.1:3", "--backend", "127.0.0.1:4", "--balance", "round-robin"),
+            *("--trust", "10.0.0.0/8", "--trust", "::1", "--access-log", "/var/log/a"),
+            *("--head-timeout", "1", "--body-limit", "7", "--request-id", "no", "--via", ""),
+        )
+        (listener,) = config.listeners
+        self.assertEqual((listener.mode, listener.cluster), ("http", "backends"))
+        self.assertEqual(
+            listener.settings,
+            HttpSettings(
+                head_timeout=1.0,
+                body_limit=7,
+                trust=("10.0.0.0/8", "::1"),
+                via="",
+                request_id=False,
+                access_log="/var/log/a",
+                routes=(
+                    HttpRoute("a.example", host="a.example"),
+                    HttpRoute("*.b.example:v1", host="*.b.example", path="/v1"),
+                    HttpRoute("*:x", host="", path="/x"),
+                ),
+            ),
+        )
+        self.assertEqual(
+            {each.name: [str(b.address) for b in each.backends] for each in config.clusters},
+            {
+                "a.example": ["127.0.0.1:1", "[::1]:2"],
+                "*.b.example:v1": ["unix:/a=b"],
+                "*:x": ["127.0.0.1:3"],
+                "backends": ["127.0.0.1:4"],
+            },
+        )
+        self.assertEqual({each.balance for each in config.clusters}, {"round-robin"})
+
+    def test_http_with_less(self) -> None:
+        """One of backends and routes is enough."""
+        config = self.configured(*HTTP, "--backend", "127.0.0.1:1")
+        self.assertEqual(config.listeners[0].settings, HttpSettings())
+        config = self.configured(*HTTP, "--route", "*=127.0.0.1:1", "--balance", "round-robin")
+        self.assertEqual([each.name for each in config.clusters], ["*"])
+        self.assertEqual(config.listeners[0].cluster, "")
+
+    def test_clusters_of_routes_have_names_of_their_own(self) -> None:
+        routes = ("backends", "a/b/c", "a/b:c", "a/b;c")
+        config = self.configured(
+            *(*HTTP, "--backend", "127.0.0.1:1"),
+            *(part for route in routes for part in ("--route", f"{route}=127.0.0.1:2")),
+        )
+        settings: Any = config.listeners[0].settings
+        self.assertEqual(
+            [route.cluster for route in settings.routes],
+            ["backends+", "a:b:c", "a:b:c+", "a:b;c"],
+        )
+        self.assertEqual(len(config.clusters), 5)
+
     def test_numbers(self) -> None:
         for text, seconds in (("5", 5.0), ("0.25", 0.25), ("1e3", 1000.0)):
             settings: Any = self.configured(*TCP, "--idle-timeout", text).listeners[0].settings
@@ -131,15 +192,28 @@ class FlagTests(TapTestCase):
         assert isinstance(options.subOptions, tap._ModeOptions)
         text = " ".join(str(options.subOptions).split())
         for part in (
-            "--idle-timeout= As in the file; default: 600.0",
-            "--keepalive= As in the file; default: yes",
-            "--abort-on-close= As in the file; default: no",
+            "--idle-timeout= Seconds without a byte in either direction; default: 600.0",
+            "--keepalive= TCP keepalive probes to both sides, so that a peer that vanished is"
+            " noticed; default: yes",
+            "--log-connections= One log line when a connection ends; default: yes",
+            "--abort-on-close= While it waits in the queue, ",
             "--backend= A backend: host:port",
             "round-robin, source-hash",
             "Relay raw TCP, byte for byte.",
         ):
             self.assertIn(part, text)
         self.assertIn("relay raw TCP, byte for byte", " ".join(str(Options()).split()))
+        self.assertNotIn("--route", text)
+        text = " ".join(str(self.parse(*HTTP, "-b", "127.0.0.1:1").subOptions).split())
+        for part in (
+            "--body-limit= Bytes of a request body; 0: no limit; default: 0",
+            "--access-log= The file of the access log, or - for standard output; empty: there is"
+            " none; default: none",
+            "everyone else's are replaced. May be given more than once.",
+            "--route= HOST[/PATH]=ADDRESS[,ADDRESS...]: ",
+        ):
+            self.assertIn(part, text)
+        self.assertNotIn("--routes", text)
 
     def test_a_mode_of_somebody_elses(self) -> None:
         """Its settings become flags, whatever their types are written as."""
@@ -148,7 +222,11 @@ class FlagTests(TapTestCase):
         options.parent = Capturing()
         options.parent.subCommand = "odd"
         options.parseOptions(
-            ["--listen", "tcp:1", "--depth", "3", "--ratio", "2", "--word", "5", "--sure", "true"]
+            [
+                *("--listen", "tcp:1", "--depth", "3", "--ratio", "2", "--word", "5"),
+                *("--sure", "true", "--some-words", "a", "--some-words", "b=c"),
+                *("--maybe", "7", "--known-as", "8"),
+            ]
         )
         self.assertEqual(
             options.data(),
@@ -162,11 +240,23 @@ class FlagTests(TapTestCase):
                         "ratio": 2,
                         "word": "5",
                         "sure": True,
+                        "maybe": 7,
+                        "known_as": "8",
+                        "some_words": ["a", "b=c"],
                     }
                 ]
             },
         )
-        self.assertIn("default: none", " ".join(str(options).split()))
+        text = " ".join(str(options).split())
+        for part in (
+            "--depth= As in the file; default: none",
+            "--maybe= As in the file; default: none",
+            "--some-words= Words, several of them. May be given more than once.",
+            "--word= A word; default: x",
+        ):
+            self.assertIn(part, text)
+        for absent in ("numbers", "shares", "either", "made", "routes", "--route"):
+            self.assertNotIn(absent, text)
 
 
 class Capturing(Options):
@@ -176,14 +266,36 @@ class Capturing(Options):
         """Nothing is made of it."""
 
 
+Name = NewType("Name", str)
+
+
 @frozen
 class OddSettings:
+    """Of one sort and another.
+
+    :ivar word: a word.
+        It is long.
+    :ivar some_words: words, several
+        of them. More than one.
+
+    What comes behind is about all of them.
+    """
+
     depth: int
     #: Another way to say "where"; the flag is taken already.
     listen: str = ""
     ratio: float = 1.0
     word: str = field(default="x")
     sure: bool = False
+    maybe: int | None = None
+    known_as: Name = Name("")
+    some_words: tuple[str, ...] = ()
+    #: There is no way to say these in a word.
+    numbers: tuple[int, ...] = ()
+    shares: dict[str, float] = field(factory=dict)
+    either: int | str = 1
+    routes: tuple[str, int] = ("", 1)
+    made: int = field(init=False, default=1)
 
 
 class OddMode:
@@ -193,106 +305,11 @@ class OddMode:
         return self
 
 
-class MistakeTests(TapTestCase):
-    """Every one is a line, and status 1."""
-
-    def one_line(self, *arguments: str) -> str:
-        text = self.refused(*arguments)
-        self.assertEqual(text.count("\n"), 1, text)
-        self.assertTrue(text.startswith("proxykit: ") and text.endswith("\n"), text)
-        return text.removeprefix("proxykit: ").rstrip("\n")
-
-    def test_flags(self) -> None:
-        hint = " (twistd proxykit --help says what there is)"
-        for arguments, expected in (
-            ([], "give --config FILE or one of tcp, demo" + hint),
-            (["--nonsense"], "option --nonsense not recognized" + hint),
-            (["nonsense"], "Unknown command: nonsense" + hint),
-            (["--config"], "option --config requires argument" + hint),
-            (["tcp", "--nonsense"], "option --nonsense not recognized" + hint),
-            (["tcp", "--backend"], "option --backend requires argument" + hint),
-            ([*TCP, "more"], "Wrong number of arguments." + hint),
-            (["demo", "more"], "Wrong number of arguments." + hint),
-            (["demo", "--listen", "tcp:1"], "option --listen not recognized" + hint),
-            (["--config", "x.toml", *TCP], "give --config or tcp, not both" + hint),
-            (["--config", "x.toml", "demo"], "give --config or demo, not both" + hint),
-        ):
-            self.assertEqual(self.one_line(*arguments), expected)
-
-    def test_values(self) -> None:
-        backend = ("--backend", "127.0.0.1:9001")
-        for arguments, expected in (
-            (["tcp", *backend], "--listen: missing"),
-            (["tcp", "--listen", "nonsense", *backend], "--listen: expected a Twisted server"),
-            (["tcp", "--listen", "tcp:99999", *backend], "--listen: expected a Twisted server"),
-            (["tcp", "--listen", "tcp:0"], "--backend: "),
-            (["tcp", "--listen", "tcp:0", "--balance", "round-robin"], "--backend: "),
-            ([*TCP, "-b", "x"], "--backend x: expected host:port"),
-            ([*TCP, "-b", "::1:80"], "--backend ::1:80: expected brackets"),
-            ([*TCP, "-b", "unix:x"], "--backend unix:x: expected unix:/path"),
-            ([*TCP, *backend], "--backend 127.0.0.1:9001: the same address as "),
-            ([*TCP, "-b", "no.invalid:80"], "--backend no.invalid:80: the name 'no.invalid' does"),
-            ([*TCP, "--balance", "fair"], "--balance: expected one of least-connections, "),
-            ([*TCP, "--admin", "nonsense"], "--admin: expected a Twisted server endpoint"),
-            ([*TCP, "--idle-timeout", "0"], "--idle-timeout: expected a number of seconds above 0"),
-            ([*TCP, "--idle-timeout", "-1"], "--idle-timeout: expected a number of seconds above"),
-            ([*TCP, "--idle-timeout", "x"], "--idle-timeout: expected a number of seconds above"),
-            ([*TCP, "--idle-timeout", "nan"], "--idle-timeout: expected a number of seconds"),
-            ([*TCP, "--idle-timeout", ""], "--idle-timeout: expected a number of seconds above 0"),
-            ([*TCP, "--keepalive", "maybe"], "--keepalive: expected true or false"),
-        ):
-            self.assertIn(expected, self.one_line(*arguments))
-
-    def test_the_same_endpoint_twice(self) -> None:
-        line = self.one_line(
-            "tcp", "--listen", "tcp:9000", "--admin", "tcp:9000", "--backend", "127.0.0.1:1"
-        )
-        self.assertIn("the same endpoint as ", line)
-
-    def test_several_mistakes_are_several_lines(self) -> None:
-        text = self.refused("tcp", "--backend", "x", "--balance", "y")
-        self.assertEqual(text.count("\n"), 3)
-        self.assertEqual(text.count("proxykit: --"), 3)
-
-    def test_files(self) -> None:
-        for text, expected in (
-            ("", ":1: listeners: missing"),
-            ("[", ":1: not TOML: "),
-            (FILE.replace('mode = "tcp"', 'mode = "tpc"'), ":5: listeners[0].mode: expected one"),
-            (FILE.replace('cluster = "web"\n', ""), "mode tcp needs a cluster"),
-            (FILE + "idle_timeout = -1\n", ":7: listeners[0].idle_timeout: expected a number"),
-        ):
-            self.assertIn(expected, self.one_line("--config", self.file(text)))
-
-    def test_a_file_that_is_none(self) -> None:
-        for path, why in (
-            ("/nonexistent/proxykit.toml", "No such file or directory"),
-            (".", "Is a directory"),
-        ):
-            line = self.one_line("--config", path)
-            self.assertEqual(line, f"{path}: cannot be read: {why}")
-
-    def test_nowhere_to_say_it(self) -> None:
-        self.patch(sys, "__stderr__", None)
-        with self.assertRaises(SystemExit) as caught:
-            self.parse("--nonsense")
-        self.assertEqual(caught.exception.code, 1)
-        self.patch(sys, "__stdout__", None)
-        with self.assertRaises(SystemExit) as caught:
-            self.parse("--version")
-        self.assertEqual(caught.exception.code, 0)
-
-    def test_both_ways_at_once_is_a_usage_error_for_callers(self) -> None:
-        options = Options()
-        options["config"] = "x"
-        options.subCommand = "tcp"
-        with self.assertRaises(UsageError):
-            options.postOptions()
-
-
 class MakeServiceTests(TapTestCase):
     def setUp(self) -> None:
         self.patch(tap, "raise_descriptor_limit", lambda reactor: None)
+        self.addCleanup(signal.signal, signal.SIGUSR1, signal.getsignal(signal.SIGUSR1))
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
     def test_the_demo(self) -> None:
         (child,) = self.children(makeService(self.parse("demo")))
@@ -320,8 +337,58 @@ class MakeServiceTests(TapTestCase):
             stream.getvalue(), f"proxykit: tcp: cannot listen on {listen}: Address already in use\n"
         )
 
+    async def test_sigusr1(self) -> None:
+        """Once it is started, not before: then twistd would not set up its own."""
+        before = signal.getsignal(signal.SIGUSR1)
+        service: Any = makeService(self.parse(*TCP))
+        self.assertEqual(signal.getsignal(signal.SIGUSR1), before)
+        service.startService()
+        reopened: Deferred[None] = Deferred()
+        (child,) = self.children(service)
+        self.patch(child, "reopen_logs", lambda: reopened.callback(None))
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await reopened
+        await service.stopService()
+
+    def test_a_log_that_cannot_be_opened(self) -> None:
+        path = str(Path(self.mktemp(), "access.log"))
+        stream = io.StringIO()
+        self.patch(sys, "__stderr__", stream)
+        options = self.parse(*HTTP, "-b", f"{HOST}:1", "--access-log", path)
+        with self.assertRaises(SystemExit) as caught:
+            makeService(options)
+        self.assertEqual(caught.exception.code, 1)
+        self.assertEqual(stream.getvalue().count("\n"), 1)
+        self.assertIn(path, stream.getvalue())
+
     def children(self, service: IService) -> Iterable[Any]:
         return iter(service)  # type: ignore[call-overload,no-any-return]
+
+
+class SignalTests(TapTestCase):
+    """SIGUSR1 does what it did, and then one thing more."""
+
+    def setUp(self) -> None:
+        self.addCleanup(signal.signal, signal.SIGUSR1, signal.getsignal(signal.SIGUSR1))
+
+    async def test_in_turn(self) -> None:
+        order: list[str] = []
+        signal.signal(signal.SIGUSR1, lambda number, frame: order.append("rotate"))
+        done: Deferred[None] = Deferred()
+        tap.chain_sigusr1(lambda: order.append("first"), reactor)
+        tap.chain_sigusr1(lambda: (order.append("second"), done.callback(None)), reactor)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await done
+        self.assertEqual(order, ["rotate", "first", "second"])
+
+    async def test_nothing_before(self) -> None:
+        """The default would end the process."""
+        for before in (signal.SIG_DFL, signal.SIG_IGN):
+            signal.signal(signal.SIGUSR1, before)
+            done: Deferred[None] = Deferred()
+            tap.chain_sigusr1(lambda done=done: done.callback(None), reactor)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            await done
 
 
 class DescriptorTests(TapTestCase):

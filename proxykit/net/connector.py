@@ -5,6 +5,7 @@ Nothing is tried twice here: that is flow's to decide.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from proxykit.core.accountant import Use
 from proxykit.core.waiting import Full
 from proxykit.errors import (
     OUT_OF_DESCRIPTORS,
@@ -36,6 +38,14 @@ if TYPE_CHECKING:
     from proxykit.interfaces import IAccountant
 
 _log = Logger()
+#: What a client is told of the errors that it may want to tell apart (RFC 9209 section 2.3).
+_KINDS = {
+    errno.ECONNREFUSED: "connection_refused",
+    errno.ECONNRESET: "connection_terminated",
+    errno.ETIMEDOUT: "connection_timeout",
+    errno.EHOSTUNREACH: "destination_ip_unroutable",
+    errno.ENETUNREACH: "destination_ip_unroutable",
+}
 
 
 @implementer(IConnector)
@@ -119,7 +129,8 @@ class _Connecting(ClientFactory):
     def over(self) -> None:
         """There is no socket."""
         self.deadline.cancel()
-        self._lease.release()
+        if self._lease.use is not Use.RELEASED:  # A pool does that by itself.
+            self._lease.release()
 
     def stop(self) -> None:
         """Nobody wants it any more, whatever comes of it."""
@@ -140,11 +151,13 @@ class _Connecting(ClientFactory):
         """It is connected, and ready for use when the protocol says so."""
         attempt = self._attempt
         assert attempt is not None, "stop() has ended the socket, so it cannot have connected"
+        attempt.lease = self._lease
         try:
-            protocol = attempt.choice.protocol(attempt)
+            protocol: Any = attempt.protocol()
         except Exception as bug:
             _log.failure("{backend}: no protocol", backend=self._backend.address)
-            self._failed = refusal(f"{self._backend.address}: {bug!r} for a protocol", 500)
+            why = f"{self._backend.address}: {bug!r} for a protocol"
+            self._failed = refusal(why, 500, "proxy_internal_error")
             protocol = _Nobody()
         attempt.ready = self._ready
         self._protocol = protocol
@@ -187,17 +200,30 @@ class _Connecting(ClientFactory):
         if self._late:
             timeout = self._backend.cluster.config.connect_timeout
             message = f"connect to {address} timed out after {timeout:g} s"
-            return ProxyError(message, side=Side.UPSTREAM, retry=Retry.ALWAYS, status=504)
+            return ProxyError(
+                message,
+                side=Side.UPSTREAM,
+                retry=Retry.ALWAYS,
+                status=504,
+                kind="connection_timeout",
+            )
         number = cause.osError if isinstance(cause, ConnectError) else None
         number = cause.errno if isinstance(cause, OSError) else number
         text = str(cause).partition("\n")[0] or repr(cause)
         why = os.strerror(number) if isinstance(number, int) else text
         message = f"connect to {address} failed: {why}"
         if number in OUT_OF_PORTS:
-            return ProxyError(message, side=Side.PROXY, retry=Retry.ALWAYS, status=503)
+            return ProxyError(
+                message,
+                side=Side.PROXY,
+                retry=Retry.ALWAYS,
+                status=503,
+                kind="connection_limit_reached",
+            )
         if number in OUT_OF_DESCRIPTORS:
             return refusal(message)  # Every other backend would need one as well.
-        return ProxyError(message, side=Side.UPSTREAM, retry=Retry.ALWAYS, status=502)
+        kind = _KINDS.get(number or 0, "destination_unavailable")
+        return ProxyError(message, side=Side.UPSTREAM, retry=Retry.ALWAYS, status=502, kind=kind)
 
 
 class _Nobody(Protocol):

@@ -22,7 +22,12 @@ def admin_site(service: ProxyService) -> Site:
         "/api/listeners": lambda: {
             "listeners": [listener.snapshot() for listener in service.listeners.values()]
         },
-        "/api/clusters": lambda: {"clusters": [cluster.snapshot() for cluster in service.registry]},
+        "/api/clusters": lambda: {
+            "clusters": [
+                {**cluster.snapshot(), "pool": service.pool.snapshot(cluster.config.name)}
+                for cluster in service.registry
+            ]
+        },
         "/api/connections": lambda: {
             "connections": [
                 connection

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.web.resource import Resource
 
-from proxykit.model import Address, Backend, Cluster, Config, Listener, address_text
+from proxykit.model import (
+    Address,
+    Backend,
+    Cluster,
+    Config,
+    HttpRoute,
+    Listener,
+    address_text,
+)
+from proxykit.modes.http_settings import HttpSettings
 from proxykit.modes.tcp import TcpSettings
 from proxykit.ops.admin import quiet_site
 from proxykit.ops.service import ProxyService
@@ -21,6 +30,7 @@ if TYPE_CHECKING:
 _HOST = "127.0.0.1"
 #: Where the demo listens; where one is taken, on a port that is free.
 TCP_PORT = 9000
+HTTP_PORT = 8080
 ADMIN_PORT = 9901
 
 
@@ -47,19 +57,21 @@ class DemoService(ProxyService):
         """Begin to serve, and say what there is to try."""
         super().startService()
         assert self.admin_port is not None
-        front = self.listeners["front"].address
+        tcp, http = (self.listeners[name].address for name in ("tcp", "http"))
         admin = address_text(self.admin_port.getHost())
         origins = " and ".join(address_text(port.getHost()) for port in self._origins)
         self._say(
             f"""
 proxykit demo
 
-  tcp    {front}    relayed to the origins {origins}
+  tcp    {tcp}    relayed to the origins {origins}
+  http   {http}    proxied to the same, over few connections; /two/ only to the second
   admin  http://{admin}/
 
 Try:
 
-  curl http://{front}/
+  curl http://{tcp}/
+  curl http://{http}/ http://{http}/ http://{http}/two/
   curl http://{admin}/api/ports
 
 Ctrl-C stops it.
@@ -85,9 +97,19 @@ Ctrl-C stops it.
         )
         return Config(
             listeners=(
-                Listener("front", self._free(TCP_PORT), "tcp", "origins", settings=TcpSettings()),
+                Listener("tcp", self._free(TCP_PORT), "tcp", "origins", settings=TcpSettings()),
+                Listener(
+                    "http",
+                    self._free(HTTP_PORT),
+                    "http",
+                    "origins",
+                    settings=HttpSettings(routes=(HttpRoute(path="/two/", cluster="two"),)),
+                ),
             ),
-            clusters=(Cluster("origins", backends, balance="round-robin"),),
+            clusters=(
+                Cluster("origins", backends, balance="round-robin"),
+                Cluster("two", backends[1:]),
+            ),
             admin=self._free(ADMIN_PORT),
         )
 

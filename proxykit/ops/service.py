@@ -25,11 +25,13 @@ from proxykit.core.deadlines import Deadlines
 from proxykit.core.flow import Flow
 from proxykit.core.registry import Registry
 from proxykit.errors import ConfigError, ProxyError
-from proxykit.interfaces import IMode
+from proxykit.interfaces import ILogsAccess, IMode
 from proxykit.model import address_text
 from proxykit.net.connector import Connector
 from proxykit.net.kernel import SourceAddresses, port_range
 from proxykit.net.listener import Listener, endpoint
+from proxykit.net.pool import Pool
+from proxykit.ops.accesslog import AccessLogs
 from proxykit.ops.admin import admin_site
 
 if TYPE_CHECKING:
@@ -55,7 +57,9 @@ class ProxyService(Service):
         self.accountant = Accountant(port_range(), SourceAddresses(reactor))
         self.flow = Flow(self.registry, self.deadlines, reactor)
         self.connector = Connector(reactor, self.accountant, self.deadlines)
+        self.pool = Pool(self.connector, self.deadlines)
         self.listeners: dict[str, Listener] = {}
+        self._access_logs = AccessLogs(reactor)
         self._ids = itertools.count(1)
         # Where each factory is to listen, until it does: its name, the endpoint string.
         self._to_listen: list[tuple[str, str, Callable[[Any], Deferred[IListeningPort]]]] = []
@@ -84,7 +88,8 @@ class ProxyService(Service):
                     raise ValueError(f"there is no cluster {each.cluster!r}")
             except ValueError as error:
                 raise ConfigError([f"{place}: {error}"]) from error
-            factory = mode.factory(each, self.flow, self.connector)
+            factory = mode.factory(each, self.flow, self.pool)
+            self._log_access(each, factory, place)
             listener = self._add_listener(each, factory)
             self._to_listen.append((each.name, each.listen, listener.listen))
         if config.admin:
@@ -97,6 +102,23 @@ class ProxyService(Service):
         listener = Listener(config.name, factory, config.max_connections, self._ids, self.deadlines)
         self.listeners[config.name] = listener
         return listener
+
+    def _log_access(self, config: model.Listener, factory: object, place: str) -> None:
+        """Open the listener's access log, where its mode writes one."""
+        settings: Any = config.settings
+        path = getattr(settings, "access_log", "")
+        if not path or not ILogsAccess.providedBy(factory):
+            return
+        try:
+            log = self._access_logs.log(path, settings.access_log_format)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError([f"{place}: access_log {path}: {why}"]) from error
+        factory.log_access(log.write)
+
+    def reopen_logs(self) -> None:
+        """The access logs have been moved away: begin new ones."""
+        self._access_logs.reopen_all()
 
     def _open_page(self, address: model.Address) -> None:
         """Show a backend's budget from the start, not from its first connection on."""
@@ -169,9 +191,13 @@ class ProxyService(Service):
         count = sum(len(listener.connections) for listener in self.listeners.values())
         if count:
             self._log.info("{count} connections are cut off", count=count)
-        return DeferredList(
-            [listener.abort("the service ended") for listener in self.listeners.values()]
+        gone = DeferredList(
+            [
+                *(listener.abort("the service ended") for listener in self.listeners.values()),
+                self.pool.close(),
+            ]
         )
+        return gone.addCallback(lambda _: self._access_logs.close_all())
 
     def _stop_listening(self) -> Deferred[Any]:
         stopping = [listener.stop_listening() for listener in self.listeners.values()]

@@ -3,6 +3,12 @@
 from proxykit.components import Component
 
 tcp = Component("mode", "tcp", "proxykit.modes.tcp:TcpMode", "relay raw TCP, byte for byte")
+http = Component(
+    "mode",
+    "http",
+    "proxykit.modes.http:HttpMode",
+    "proxy HTTP/1 by host and path, many clients on few backend connections",
+)
 
 round_robin = Component(
     "balance",

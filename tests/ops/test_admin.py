@@ -138,6 +138,14 @@ class AdminTests(TestCase):
                                 "full": None,
                             }
                         ],
+                        "pool": {
+                            "idle": 0,
+                            "opening": 0,
+                            "opened": 0,
+                            "reused": 0,
+                            "expired": 0,
+                            "evicted": 0,
+                        },
                     }
                 ]
             },

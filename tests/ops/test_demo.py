@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 from urllib.request import urlopen
 
 from twisted.internet.defer import Deferred
@@ -19,7 +18,6 @@ from tests.sockets import (
     free_port,
     in_thread,
     start_backend,
-    until,
 )
 
 
@@ -43,21 +41,22 @@ class DemoTests(TestCase):
 
     async def stop(self) -> None:
         await self.service.stopService()
-        connections: Any = self.service.listeners["front"].connections
-        for protocol in tuple(connections.values()):
-            protocol.transport.abortConnection()
-        await until(lambda: not connections)
+        await self.service.abort_connections()
 
-    def ports(self, tcp: int = 0, admin: int = 0) -> None:
+    def ports(self, tcp: int = 0, http: int = 0, admin: int = 0) -> None:
         self.patch(demo, "TCP_PORT", tcp)
+        self.patch(demo, "HTTP_PORT", http)
         self.patch(demo, "ADMIN_PORT", admin)
 
     async def test_what_it_says_to_try(self) -> None:
         self.ports()
-        front, ports = re.findall(r"curl (\S+)", self.start())
-        answers = sorted([(await in_thread(fetch, front)).decode() for _ in range(2)])
-        self.assertRegex(answers[0], rf"^origin one answers / to {HOST}:\d+\n$")
-        self.assertRegex(answers[1], r"^origin two answers / to ")
+        tcp, http, again, two, ports = re.findall(r"http://\S+(?=.*\n)", self.start())[1:]
+        self.assertEqual(http, again)
+        for url in (tcp, http):
+            answers = sorted([(await in_thread(fetch, url)).decode() for _ in range(2)])
+            self.assertRegex(answers[0], rf"^origin one answers / to {HOST}:\d+\n$")
+            self.assertRegex(answers[1], r"^origin two answers / to ")
+        self.assertRegex((await in_thread(fetch, two)).decode(), "^origin two answers /two/ to ")
         budgets = json.loads(await in_thread(fetch, ports))["budgets"]
         self.assertEqual(len(budgets), 2)
 
@@ -69,8 +68,8 @@ class DemoTests(TestCase):
 
     async def test_ports_that_are_taken(self) -> None:
         taken = await start_backend(self)
-        self.ports(taken.address.port, taken.address.port)
-        for url in re.findall(r"curl (\S+)", self.start()):
+        self.ports(*[taken.address.port] * 3)
+        for url in re.findall(r"http://\S+", self.start()):
             self.assertNotIn(f":{taken.address.port}/", url)
 
     async def test_once_it_is_stopped_nobody_listens(self) -> None:

@@ -1,0 +1,492 @@
+"""HTTP/1 towards a backend: one request at a time on a connection that the pool keeps.
+
+What comes back is read as strictly as what clients send. A backend that breaks the rules, or sends
+bytes that nobody has asked for, loses its connection; so no byte of one answer can become a part of
+another.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.error import ConnectionDone
+
+from proxykit.errors import ProxyError, Retry, Side
+from proxykit.interfaces import IShortcuts
+from proxykit.net.pool import Pooled
+from proxykit.net.relay import FULL_READ, RelaySide, tune
+from proxykit.wire.forwarding import CLOSE_LINE
+from proxykit.wire.http1 import Refused, ResponseReader
+from proxykit.wire.http1body import body_of, chunk, last_chunk
+from proxykit.wire.http1fields import CHUNKED, UNTIL_CLOSE
+
+if TYPE_CHECKING:
+    from twisted.python.failure import Failure
+
+    from proxykit.core.deadlines import Deadline
+    from proxykit.core.registry import ClusterState
+    from proxykit.net.exchange import Exchange
+    from proxykit.net.serving import Serving
+    from proxykit.wire.http1 import ResponseHead
+
+SWITCHING = 101
+
+
+class Http1Upstream(RelaySide, Pooled):
+    """One connection to a backend. See this module.
+
+    :param opening: told when it is connected; see ``Attempt.succeeded``.
+    """
+
+    name = "backend"
+    exchange: Exchange | None = None
+    _body: Any = None
+    _keep = False
+    _response: Deadline | None = None
+    _progress: Deadline | None = None
+    _splicing = False
+    #: Whether its reading is paused, because the client takes no more.
+    _paused = False
+    #: Whether the client's is, because this one takes no more.
+    _client_held = False
+    #: Whether the head of the answer to the present request has come.
+    _answering = False
+    #: Whether the present request cannot be sent again: a part of a body went with it, or the
+    #: backend has said that it works on it.
+    _committed = False
+    #: What is to be asked again once this connection is closed.
+    _repeat: tuple[Exchange, ProxyError] | None = None
+    #: Whether the last read may have left something behind.
+    _more_there = False
+    #: Bytes that waited for the client when the deadline looked last.
+    _unsent = -1
+
+    def __init__(self, opening: Any, serving: Serving) -> None:
+        self._opening = opening
+        self._serving = serving
+        self._address = opening.backend.address
+        self._reader = ResponseReader(serving.limits)
+
+    def connectionMade(self) -> None:
+        if not self._address.is_unix:
+            tune(self.transport, True)
+        self.transport.registerProducer(self, True)
+        opening, self._opening = self._opening, None
+        opening.succeeded(self)
+
+    # The request.
+
+    def begin(self, exchange: Exchange, payload: bytes, done: bool) -> None:
+        """Send a request; ``payload``: what there is of its body, ``done``: that is all of it."""
+        self.exchange = exchange
+        self._answering = self._committed = False
+        head = exchange.head
+        if self.gone or self.read_ended:
+            exchange.held = payload
+            self._ended("closed the connection before it was asked", True)
+            return
+        if exchange.upgrade:
+            lines = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.fields.upgrade
+        elif self.shelf.config.reuse == "never":
+            lines = CLOSE_LINE
+        else:
+            lines = b""
+        if head.fields.private:
+            self._make_private()
+        data = b"%b %b HTTP/1.1\r\n%b%b\r\n" % (
+            exchange.method,
+            exchange.target,
+            exchange.block,
+            lines,
+        )
+        if head.fields.framing:
+            self._committed = payload != b""
+            data += self._framed(exchange, payload, done)
+        self.transport.write(data)
+        if self._response is not None:
+            self._response.touch()
+        else:
+            self._response = self._serving.flow.deadlines.add(
+                self._serving.settings.response_timeout, self._no_response
+            )
+
+    def send_more(self, payload: bytes, done: bool) -> None:
+        """More of the request's body."""
+        assert self.exchange is not None
+        self._committed = True
+        if self.gone:
+            return  # connectionLost has told it, or is about to.
+        self.transport.write(self._framed(self.exchange, payload, done))
+        if self._response is not None:
+            self._response.touch()
+
+    @staticmethod
+    def _framed(exchange: Exchange, payload: bytes, done: bool) -> bytes:
+        if exchange.head.fields.framing != CHUNKED:
+            return payload
+        data = chunk(payload) if payload else b""
+        return data + last_chunk(exchange.trailers) if done else data
+
+    # The answer.
+
+    def dataReceived(self, data: bytes) -> None:
+        exchange = self.exchange
+        self._more_there = len(data) >= FULL_READ
+        if exchange is None:
+            if self.relay is not None:
+                super().dataReceived(data)
+            else:
+                self._serving.log.warn(
+                    "{backend}: sent {size} bytes that nobody had asked for",
+                    backend=self._address,
+                    size=len(data),
+                )
+                self._serving.pool.retire(self)
+                self.transport.abortConnection()
+            return
+        if self._body is not None:
+            self._more(exchange, data)
+            return
+        while True:
+            try:
+                head = self._reader.feed(data)
+                if head is None:
+                    return
+                if head.status >= 200:
+                    break
+                data = self._reader.rest
+                if not self._interim(exchange, head, data):
+                    return
+            except Refused as problem:
+                self._broken(problem)
+                return
+        framing = head.framing(exchange.method)
+        rest = self._reader.rest
+        self._keep = head.keep_alive and framing != UNTIL_CLOSE
+        self._answering = True
+        exchange.status = head.status
+        exchange.responded = True
+        if head.fields.idle_timeout is not None:
+            self.idle_limit = head.fields.idle_timeout
+        if head.fields.private:
+            self._make_private()
+        if framing == len(rest):
+            exchange.sent = framing
+            exchange.client.respond(exchange, head, rest, True, b"")
+            self._over(exchange)
+        else:
+            self._begin_body(exchange, head, framing, rest)
+
+    def _begin_body(
+        self, exchange: Exchange, head: ResponseHead, framing: int, rest: bytes
+    ) -> None:
+        """There is more to come than the head came with, or less."""
+        try:
+            body = self._body = body_of(framing, False)
+            payload = body.feed(rest)
+        except Refused as problem:
+            exchange.responded = False
+            self._broken(problem)
+            return
+        exchange.sent = len(payload)
+        if body.rest:
+            self._surplus(body.rest)
+        done = body.done
+        exchange.client.respond(exchange, head, payload, done, body.trailers if done else b"")
+        if done:
+            self._over(exchange)
+        elif self.exchange is exchange:
+            self._progress = self._serving.flow.deadlines.add(
+                self._serving.settings.response_body_timeout, self._no_progress
+            )
+
+    def _more(self, exchange: Exchange, data: bytes) -> None:
+        body = self._body
+        try:
+            payload = body.feed(data)
+        except Refused as problem:
+            self._broken(problem)
+            return
+        exchange.sent += len(payload)
+        if self._progress is not None:
+            self._progress.touch()
+        done = body.done
+        if done and body.rest:
+            self._surplus(body.rest)
+        exchange.client.respond_more(payload, done, body.trailers if done else b"")
+        if done:
+            self._over(exchange)
+        elif len(data) >= FULL_READ and not self._splicing and body.left > FULL_READ:
+            self._try_to_splice(exchange, body.left)
+
+    def _try_to_splice(self, exchange: Exchange, left: int) -> None:
+        """A long body of known length may go from socket to socket."""
+        self._splicing = True
+        outlet = exchange.client.plain_outlet()
+        if outlet is not None and IShortcuts.providedBy(self.transport):
+            self.transport.splice_to(outlet, left, self._spliced)
+
+    def _spliced(self, count: int) -> None:
+        exchange, body = self.exchange, self._body
+        if exchange is None or body is None:
+            return
+        body.skip(count)
+        self._more_there = True
+        exchange.sent += count
+        if self._progress is not None:
+            self._progress.touch()
+        exchange.client.respond_more(b"", body.done, b"")
+        if body.done:
+            self._over(exchange)
+
+    def _surplus(self, rest: bytes) -> None:
+        self._keep = False
+        self._serving.log.warn(
+            "{backend}: sent {size} bytes after its answer had ended",
+            backend=self._address,
+            size=len(rest),
+        )
+
+    def _interim(self, exchange: Exchange, head: ResponseHead, rest: bytes) -> bool:
+        """A response that is not the last word.
+
+        :returns: whether another one follows.
+        :raises Refused: it was not asked for.
+        """
+        if head.status != SWITCHING:
+            self._committed = True  # It has begun to work on it: not to be sent twice.
+            if self._response is not None:
+                self._response.touch()
+            exchange.client.inform(head)
+            return self.exchange is exchange
+        if not exchange.upgrade:
+            raise Refused("no 101 without an Upgrade (RFC 9110 section 15.2.2)", 502)
+        self._cancel_deadlines()
+        self.exchange = self._body = None
+        self.capacity = 0
+        stats = self._serving.stats
+        stats.count(stats.private, "upgraded")
+        exchange.client.switch(exchange, head, self, rest)
+        return False
+
+    def _make_private(self) -> None:
+        """NTLM and Negotiate authenticate a connection, not a request: nobody else may have it."""
+        if not self.capacity:
+            return
+        self.capacity = 0
+        stats = self._serving.stats
+        stats.count(stats.private, "authenticated")
+
+    # The end of an answer.
+
+    def _over(self, exchange: Exchange) -> None:
+        """All of it has come: the connection is free for the next, or closed."""
+        self.exchange = self._body = None
+        self._splicing = False
+        if self._more_there and self._keep:
+            self._look_behind()
+        if self._progress is not None:
+            self._progress.cancel()
+            self._progress = None
+        if not exchange.request_done or self._client_held:
+            self.abort()  # It has not taken all of the request, and need not.
+        elif self._keep and not self.gone and not self.read_ended:
+            if self._paused:
+                self._paused = False
+                self.transport.resumeProducing()
+            if self.capacity:
+                self._serving.pool.give_back(self)
+            else:
+                exchange.client.keep(self)
+        else:
+            self.close_idle()
+        exchange.over()
+
+    def _look_behind(self) -> None:
+        """The last read took all that it could: is there anything behind the end of the answer?"""
+        self._keep = False
+        if IShortcuts.providedBy(self.transport):
+            with suppress(OSError):  # Then it is lost, and says so itself.
+                self._keep = not self.transport.peek(1)
+
+    def close_idle(self) -> None:
+        """See ``Pooled.close_idle``."""
+        self._cancel_deadlines()
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def serves(self, cluster: ClusterState) -> bool:
+        """Whether it can be asked again, on behalf of whom it is kept for."""
+        return not (self.gone or self.read_ended) and self.shelf.backend.cluster is cluster
+
+    def abort(self) -> None:
+        """See ``Pooled.abort``."""
+        if not self.gone:
+            self.transport.abortConnection()
+
+    def abandon(self) -> None:
+        """The client has left in the middle of it: nobody can use this connection any more."""
+        self.exchange = self._body = self._repeat = None
+        self._cancel_deadlines()
+        self.abort()
+
+    def _cancel_deadlines(self) -> None:
+        for deadline in (self._response, self._progress):
+            if deadline is not None:
+                deadline.cancel()
+        self._response = self._progress = None
+
+    # What can go wrong.
+
+    def _broken(self, problem: Refused) -> None:
+        """It does not keep to the rules."""
+        stats = self._serving.stats
+        stats.count(stats.refused, problem.rule)
+        self._fail(f"{self._address} broke a rule: {problem.rule}", 502, "http_protocol_error")
+
+    def _no_response(self) -> None:
+        """The time for a response head has passed; perhaps one is not awaited at all."""
+        self._response = None
+        exchange = self.exchange
+        if exchange is None or self._answering:
+            return
+        settings = self._serving.settings
+        timeout = settings.response_timeout
+        if not exchange.request_done and not self._client_held:
+            # It is the client that is slow, and has a timeout of its own.
+            self._response = self._serving.flow.deadlines.add(timeout, self._no_response)
+            return
+        self._fail(
+            f"{self._address} did not answer within {timeout:g} s", 504, "http_response_timeout"
+        )
+
+    def _no_progress(self) -> None:
+        self._progress = None
+        exchange = self.exchange
+        if exchange is None:
+            return
+        timeout = self._serving.settings.response_body_timeout
+        splice = getattr(self.transport, "splice_out", None)
+        if self._paused or (splice is not None and splice.waiting):
+            unsent, before = exchange.client.unsent(), self._unsent
+            if unsent != before:
+                # It takes something now and then.
+                self._unsent = unsent
+                self._progress = self._serving.flow.deadlines.add(timeout, self._no_progress)
+                return
+            why = f"the client took nothing for {timeout:g} s"
+            self._fail(why, 408, "connection_write_timeout", Side.CLIENT)
+        else:
+            why = f"{self._address} sent nothing for {timeout:g} s"
+            self._fail(why, 504, "http_response_timeout")
+
+    def _fail(self, message: str, status: int, kind: str, side: Side = Side.UPSTREAM) -> None:
+        """Give up on the exchange, and on this connection."""
+        exchange, self.exchange = self.exchange, None
+        self.abandon()
+        assert exchange is not None
+        error = ProxyError(message, side=side, retry=Retry.NEVER, status=status, kind=kind)
+        if exchange.responded:
+            exchange.failed(error)
+        else:
+            exchange.again(error)
+
+    def readConnectionLost(self) -> None:
+        if self.relay is not None:
+            super().readConnectionLost()
+            return
+        self.read_ended = True
+        self._finished(True)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        self.gone = True
+        if self._opening is None:
+            self._serving.pool.lost(self)
+        if self.relay is not None:
+            super().connectionLost(reason)
+            return
+        self._finished(reason.check(ConnectionDone) is not None)
+        self._cancel_deadlines()
+        if self._repeat is not None:
+            (exchange, error), self._repeat = self._repeat, None
+            exchange.again(error)
+
+    def _finished(self, clean: bool) -> None:
+        """Nothing more will come."""
+        exchange, body = self.exchange, self._body
+        if exchange is None:
+            if not self.gone:
+                # From this moment on nobody may be given it.
+                self._serving.pool.retire(self)
+                self.close_idle()
+        elif body is not None:
+            try:
+                if not clean:
+                    raise Refused("reset in the middle of an answer", 502)
+                body.eof()
+            except Refused as problem:
+                self._fail(f"{self._address}: {problem.rule}", 502, "http_response_incomplete")
+            else:
+                exchange.client.respond_more(b"", True, b"")
+                self._over(exchange)
+        else:
+            may_repeat = exchange.repeatable and not self._committed
+            self._ended("closed the connection before it answered", may_repeat)
+
+    def _ended(self, what: str, may_repeat: bool) -> None:
+        """It was lost before there was an answer: was it ever going to come?
+
+        :param may_repeat: whether it does no harm to ask twice.
+        """
+        exchange, self.exchange = self.exchange, None
+        assert exchange is not None
+        # A connection that had been there for a while may have been closed before the request came.
+        # That is likely, not certain, hence the other conditions.
+        waited = self.used > 1 or self.rested
+        again = may_repeat and waited and not self._reader.started
+        self.abandon()
+        error = ProxyError(
+            f"{self._address} {what}",
+            side=Side.UPSTREAM,
+            retry=Retry.REUSED_ONLY if again else Retry.NEVER,
+            status=502,
+            kind="connection_terminated",
+        )
+        if again and not self.gone:
+            # Once this socket is closed there is room for another one.
+            self._repeat = exchange, error
+            exchange.upstream, exchange.lost = None, self
+        else:
+            exchange.again(error)
+
+    # As the producer of what goes to this transport: its buffer is full, or empty again.
+
+    def pauseProducing(self) -> None:
+        if self.relay is not None:
+            super().pauseProducing()
+        elif self.exchange is not None:
+            self._client_held = True
+            self.exchange.client.hold()
+
+    def resumeProducing(self) -> None:
+        if self.relay is not None:
+            super().resumeProducing()
+        elif self._client_held:
+            self._client_held = False
+            if self.exchange is not None:
+                self.exchange.client.go_on()
+
+    # And as what feeds the client.
+
+    def hold(self) -> None:
+        """The client takes no more for now."""
+        if not self.gone and not self.read_ended:
+            self._paused = True
+            self.transport.pauseProducing()
+
+    def go_on(self) -> None:
+        """It does again."""
+        if self._paused:
+            self._paused = False
+            self.transport.resumeProducing()

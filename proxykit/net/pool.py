@@ -1,0 +1,436 @@
+"""The pool: upstream connections that serve one request after another.
+
+It deals in *slots*: a connection has a capacity and a number in use (HTTP/1: one; a protocol that
+multiplexes: as many as the peer allows). Connections that may stand in for one another lie on one
+*shelf*, the newest on top; a :class:`~proxykit.model.PoolKey` says which these are.
+
+The pool is a connector: what it cannot serve from a shelf it has the other connector open. Opening
+and waiting are apart: an attempt that waits for a connection of its own takes one that comes free
+before, and the one that was being opened for it is there for the next (or is given up, when there
+is nobody). A pooled socket keeps its lease as long as it lives. Nothing queues here: who finds no
+room waits in core/waiting.py, and a slot that comes free wakes the backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred, succeed
+from zope.interface import implementer
+
+from proxykit.core.accountant import Use
+from proxykit.core.waiting import Full
+from proxykit.errors import ProxyError, Retry, Side
+from proxykit.interfaces import IConnector
+from proxykit.model import PoolKey
+
+if TYPE_CHECKING:
+    from proxykit.core.accountant import Lease
+    from proxykit.core.choice import Attempt
+    from proxykit.core.deadlines import Deadline, Deadlines
+    from proxykit.core.registry import BackendState
+    from proxykit.model import Address
+    from proxykit.model import Pool as PoolConfig
+
+#: ``reuse = "safe"``: seconds for which a connection that has answered is taken to be alive.
+FRESH = 1.0
+#: Seconds by which we are earlier than a backend that says when it closes idle connections; and
+#: how late a deadline may come, as a share of its duration (core/deadlines.py).
+MARGIN = 1.0
+LATENESS = 1 / 8
+#: The least that an idle connection lives.
+LEAST_IDLE = 0.1
+
+
+class Pooled:
+    """What the pool knows of a connection. A mode's upstream protocol is also one of these.
+
+    :ivar capacity: how many may use it at once; 0: no more, whatever comes free.
+    :ivar in_use: how many do.
+    :ivar answered: when it answered last, on the deadlines' clock.
+    :ivar idle_limit: seconds that the other side keeps it when it is idle; None: it does not say.
+    :ivar used: how many it has served or serves.
+    :ivar rested: whether it has ever lain idle.
+    """
+
+    capacity = 1
+    in_use = 0
+    answered = 0.0
+    used = 0
+    rested = False
+    idle_limit: float | None = None
+    lease: Lease
+    shelf: Shelf
+    _idle: Deadline | None = None
+    #: The ``idle_limit`` that the deadline was made for.
+    _idle_for: float | None = None
+
+    def close_idle(self) -> None:
+        """Nobody uses it, and nobody shall: close it."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """End it at once, whoever uses it."""
+        raise NotImplementedError
+
+
+class Shelf:
+    """The connections of one key.
+
+    :ivar free: those with a free slot, the newest last. A dict, for those that die are not on top.
+    :ivar idle: how many of these nobody uses.
+    :ivar pending: attempts that wait for a connection of this key, and what is opened for each.
+    :ivar spare: what is being opened for nobody in particular.
+    :ivar shares: whether any connection serves twice.
+    """
+
+    __slots__ = ("backend", "config", "evicted", "expired", "free", "idle", "key", "most", "opened",
+                 "pending", "pool", "reused", "shares", "spare")  # fmt: skip
+
+    def __init__(self, pool: Pool, key: PoolKey, backend: BackendState) -> None:
+        self.pool = pool
+        self.key = key
+        self.idle = 0
+        self.is_of(backend)
+        self.spare: dict[Opening, None] = {}
+        self.free: dict[Pooled, None] = {}
+        self.pending: dict[Attempt, Opening] = {}
+        self.opened = 0
+        self.reused = 0
+        self.expired = 0
+        self.evicted = 0
+
+    def is_of(self, backend: BackendState) -> None:
+        """Take what is set for a backend; one that left, and came back, has its shelf again."""
+        self.backend = backend
+        cluster = backend.cluster.config
+        self.config: PoolConfig = cluster.pool
+        self.shares = self.config.reuse != "never"
+        most = self.config.max_idle
+        self.most = cluster.max_connections if most is None else most
+
+
+class Opening:
+    """A connection that is being opened: what a connector is given in place of an attempt.
+
+    :ivar attempt: for whom; None: for whoever comes first.
+    """
+
+    __slots__ = ("_make", "_pool", "attempt", "backend", "handle", "lease", "ready", "shelf",
+                 "upstream")  # fmt: skip
+
+    def __init__(self, pool: Pool, shelf: Shelf, attempt: Attempt) -> None:
+        self._pool = pool
+        self._make: Callable[[Any], Any] | None = attempt.choice.protocol
+        self.shelf = shelf
+        self.backend = attempt.backend
+        self.attempt: Attempt | None = attempt
+        self.handle: Any = None
+        self.lease: Lease | None = None
+        self.ready: Callable[[], object] | None = None
+        self.upstream: Pooled | None = None
+
+    def protocol(self) -> Any:
+        """See ``Attempt.protocol``."""
+        make, self._make = self._make, None
+        assert make is not None
+        return make(self)
+
+    def succeeded(self, upstream: Pooled) -> None:
+        """See ``Attempt.succeeded``."""
+        if self.ready is not None:
+            self.ready()
+        self._pool._opened(self, upstream)
+
+    def failed(self, error: ProxyError) -> None:
+        """See ``Attempt.failed``."""
+        self._pool._failed(self, error)
+
+
+@implementer(IConnector)
+class Pool:
+    """See this module.
+
+    :param connector: opens new connections; choices that share nothing go to it as they are.
+    :param deadlines: keeps the idle timeouts.
+    """
+
+    def __init__(self, connector: IConnector, deadlines: Deadlines) -> None:
+        self._connector = connector
+        self._deadlines = deadlines
+        self._clock = deadlines.clock
+        self._shelves: dict[PoolKey, Shelf] = {}
+        self._at: dict[Address, list[Shelf]] = {}
+        self._alive: set[Pooled] = set()
+        self._closed = False
+        self._emptied: list[Deferred[None]] = []
+
+    def attempt(self, attempt: Attempt) -> bool | Full:
+        """See ``IConnector.attempt``."""
+        choice, backend = attempt.choice, attempt.backend
+        if not choice.shareable:
+            return self._connector.attempt(attempt)
+        shelf: Shelf = backend.shelf
+        if shelf is None or shelf.pool is not self:
+            shelf = self._shelf(backend)
+        if shelf.free and not choice.fresh:
+            connection = next(reversed(shelf.free))
+            if (
+                choice.repeatable
+                or shelf.config.reuse == "always"
+                or self._clock.seconds() - connection.answered <= FRESH
+            ):
+                self._take(connection, attempt)
+                return True
+        opening = Opening(self, shelf, attempt)
+        got = self._connector.attempt(opening)  # type: ignore[arg-type]
+        if isinstance(got, Full):
+            if shelf.free and not choice.fresh:
+                self._take(next(reversed(shelf.free)), attempt)
+                return True
+            self._make_room(shelf, got)
+            return got
+        if got:
+            assert opening.upstream is not None, "a connector has said that it is there"
+            self._enrol(opening, opening.upstream)
+            self._occupy(opening.upstream, attempt)
+            self._offer(opening.upstream)
+        else:
+            attempt.handle = opening
+            shelf.pending[attempt] = opening
+        return got
+
+    def cancel(self, attempt: Attempt) -> None:
+        """See ``IConnector.cancel``: what is being opened is kept if it is of use to others."""
+        opening = attempt.handle
+        if not isinstance(opening, Opening):
+            self._connector.cancel(attempt)
+            return
+        shelf = opening.shelf
+        self._spare(attempt)
+        if not shelf.pending and not len(shelf.backend.cluster.queue):
+            self._give_up(opening)
+
+    def give_back(self, connection: Pooled) -> None:
+        """A user is done with it, and it could serve another one."""
+        connection.in_use -= 1
+        if connection.in_use >= connection.capacity:
+            if not connection.in_use:
+                connection.close_idle()
+            return
+        connection.answered = self._clock.seconds()
+        self._offer(connection)
+
+    def retire(self, connection: Pooled) -> None:
+        """Nobody else may have it: it is about to be closed, or it is one client's alone."""
+        shelf = connection.shelf
+        if connection in shelf.free:
+            del shelf.free[connection]
+            if not connection.in_use:
+                shelf.idle -= 1
+        if connection._idle is not None:
+            connection._idle.cancel()
+            connection._idle = None
+
+    def lost(self, connection: Pooled) -> None:
+        """Its socket is closed, whoever used it. Once."""
+        self.retire(connection)
+        connection.capacity = 0
+        self._alive.discard(connection)
+        # Now, and not a moment later: whoever used it may look for another one at once.
+        connection.lease.release()
+        if self._emptied and not self._alive:
+            emptied, self._emptied = self._emptied, []
+            for each in emptied:
+                each.callback(None)
+
+    def close(self) -> Deferred[None]:
+        """End all connections, those in use as well.
+
+        :returns: fires when they are gone.
+        """
+        if not self._closed:
+            self._closed = True
+            for shelf in self._shelves.values():
+                for opening in tuple(shelf.spare):
+                    self._give_up(opening)
+            for connection in tuple(self._alive):
+                self.retire(connection)
+                connection.abort()
+        if not self._alive:
+            return succeed(None)
+        emptied: Deferred[None] = Deferred()
+        self._emptied.append(emptied)
+        return emptied
+
+    def _shelf(self, backend: BackendState) -> Shelf:
+        key = PoolKey(backend.cluster.config.name, backend.address)
+        shelf = self._shelves.get(key)
+        if shelf is None:
+            shelf = self._shelves[key] = Shelf(self, key, backend)
+            self._at.setdefault(backend.address, []).append(shelf)
+        else:
+            shelf.is_of(backend)
+        backend.shelf = shelf
+        return shelf
+
+    def _take(self, connection: Pooled, attempt: Attempt) -> None:
+        """Give an attempt a slot of a connection that lies on its shelf."""
+        shelf = connection.shelf
+        shelf.reused += 1
+        if not connection.in_use:
+            connection.lease.busy()
+            shelf.idle -= 1
+        connection.in_use += 1
+        connection.used += 1
+        if connection.in_use >= connection.capacity:
+            del shelf.free[connection]
+        attempt.upstream = connection
+
+    def _offer(self, connection: Pooled) -> None:
+        """It has a free slot: for an attempt that waits for what is being opened, or the shelf."""
+        shelf = connection.shelf
+        if shelf.shares:
+            while shelf.pending and connection.in_use < connection.capacity:
+                first = next(
+                    (each for each in shelf.pending if not (each.choice.fresh and connection.used)),
+                    None,
+                )
+                if first is None:
+                    break
+                self._spare(first)
+                if connection.used:
+                    shelf.reused += 1
+                self._occupy(connection, first)
+                first.succeeded(connection)
+        if connection.in_use < connection.capacity:
+            self._put(connection)
+
+    def _put(self, connection: Pooled) -> None:
+        """Back to the shelf, on top."""
+        shelf, lease = connection.shelf, connection.lease
+        # Whoever was given a slot may have given it back by now, and it lies here already.
+        if not connection.in_use and lease.use is Use.ACTIVE:
+            if self._closed or not shelf.shares or lease.wanted:
+                # Wanted: another cluster has nothing to this address, and nobody may starve there
+                # for what lies idle here.
+                self._close(connection)
+                return
+            lease.idle()
+            connection.rested = True
+            shelf.idle += 1
+        if shelf.shares:
+            shelf.free.pop(connection, None)
+            shelf.free[connection] = None
+        backend = shelf.backend
+        if backend.full is not None:
+            backend.wake()
+        if connection.in_use or connection not in shelf.free:
+            return
+        if shelf.idle > shelf.most or (backend.full is not None and len(backend.cluster.queue)):
+            # Too many; or who waits can do nothing with it, but with its place.
+            self._close(connection)
+        elif connection._idle is not None and connection._idle_for == connection.idle_limit:
+            connection._idle.touch()
+        else:
+            self._watch(connection)
+
+    def _watch(self, connection: Pooled) -> None:
+        if connection._idle is not None:
+            connection._idle.cancel()
+        limit = connection.shelf.config.idle_timeout
+        connection._idle_for = theirs = connection.idle_limit
+        if theirs is not None:
+            limit = max(LEAST_IDLE, min(limit, (theirs - MARGIN) / (1 + LATENESS)))
+        connection._idle = self._deadlines.add(limit, lambda: self._expire(connection))
+
+    def _expire(self, connection: Pooled) -> None:
+        connection._idle = None  # One that is in use has its next when it comes back.
+        if not connection.in_use:
+            connection.shelf.expired += 1
+            self._close(connection)
+
+    def _close(self, connection: Pooled) -> None:
+        """Nobody shall have it any more, though its socket lives on until the end of the turn."""
+        self.retire(connection)
+        connection.capacity = 0
+        connection.close_idle()
+
+    def _make_room(self, shelf: Shelf, full: Full) -> None:
+        """What lies idle has what there is none left of: close the oldest.
+
+        That may be one of its own, which is of no use to a request that must have a new one, or,
+        where it is ports, one of another cluster's at the same address.
+        """
+        others = self._at[shelf.backend.address] if full.ports else ()
+        for each in (shelf, *others):
+            for connection in each.free:
+                if not connection.in_use:
+                    each.evicted += 1
+                    self._close(connection)
+                    return
+
+    def _spare(self, attempt: Attempt) -> None:
+        """An attempt need not wait any more for what is being opened for it."""
+        opening = attempt.handle
+        opening.attempt = attempt.handle = None
+        del opening.shelf.pending[attempt]
+        opening.shelf.spare[opening] = None
+
+    def _give_up(self, opening: Opening) -> None:
+        del opening.shelf.spare[opening]
+        self._connector.cancel(opening)  # type: ignore[arg-type]
+
+    def _occupy(self, connection: Pooled, attempt: Attempt) -> None:
+        """Give an attempt a slot of a connection that does not lie idle."""
+        connection.in_use += 1
+        connection.used += 1
+        attempt.upstream, attempt.handle = connection, None
+
+    def _enrol(self, opening: Opening, connection: Pooled) -> None:
+        """A new connection: from now on it is of this shelf."""
+        assert opening.lease is not None, "every socket has a lease"
+        connection.lease, connection.shelf = opening.lease, opening.shelf
+        opening.shelf.opened += 1
+        self._alive.add(connection)
+
+    def _opened(self, opening: Opening, connection: Pooled) -> None:
+        self._enrol(opening, connection)
+        shelf, attempt = opening.shelf, opening.attempt
+        if attempt is not None:
+            del shelf.pending[attempt]
+            self._occupy(connection, attempt)
+            attempt.succeeded(connection)
+        else:
+            del shelf.spare[opening]
+            connection.answered = self._clock.seconds()
+        self._offer(connection)
+
+    def _failed(self, opening: Opening, error: ProxyError) -> None:
+        attempt, shelf = opening.attempt, opening.shelf
+        if attempt is not None:
+            del shelf.pending[attempt]
+            attempt.handle = None
+            if error.kind == "connection_limit_reached" and shelf.free and not attempt.choice.fresh:
+                # The kernel has no port, which is the same as if we had counted to the end.
+                self._take(next(reversed(shelf.free)), attempt)
+                attempt.succeeded(attempt.upstream)
+            else:
+                attempt.failed(error)
+            return
+        del shelf.spare[opening]
+        if error.side is Side.UPSTREAM and error.retry is not Retry.REUSED_ONLY:
+            opening.backend.failed(error.message)
+
+    def snapshot(self, cluster: str) -> dict[str, int]:
+        """The connections of one cluster, for ``/api/clusters``."""
+        shelves = [shelf for key, shelf in self._shelves.items() if key.cluster == cluster]
+        return {
+            "idle": sum(shelf.idle for shelf in shelves),
+            "opening": sum(len(shelf.pending) for shelf in shelves),
+            "opened": sum(shelf.opened for shelf in shelves),
+            "reused": sum(shelf.reused for shelf in shelves),
+            "expired": sum(shelf.expired for shelf in shelves),
+            "evicted": sum(shelf.evicted for shelf in shelves),
+        }
