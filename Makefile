@@ -77,7 +77,7 @@ docs: $(VENV)/.installed-docs
 	@echo 'docs/_build/html/index.html'
 
 # Never a part of the tests: its figures are the machine's.
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks $(BENCHFLAGS)
 
 clean:

@@ -14,15 +14,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from benchmarks import measure, peers, report
+from benchmarks import measure, programs, report
 from benchmarks.measure import RefusedError, Sample
-from benchmarks.rows import BASE, PEERS, QUICK, ROWS, Row, Scale
+from benchmarks.row import BASE, QUICK, Peer, Row, Scale
+from benchmarks.rows import NAMES, ROWS
 
 #: A share of the CPU used by others from which figures are doubtful.
 BUSY = 0.1
 #: Descriptors of a proxy, beside two for each held connection: its own, and wrk's connections.
 SPARE = 400
-RESULTS = peers.TREE / "benchmarks" / "results"
+RESULTS = programs.TREE / "benchmarks" / "results"
 
 
 def options(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -37,8 +38,8 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-write", action="store_true", help="print the table only")
     found = parser.parse_args(argv)
     found.rows = found.rows or list(ROWS)
-    found.peers = found.peers.split(",") if found.peers else list(PEERS)
-    for names, known in ((found.rows, list(ROWS)), (found.peers, list(PEERS))):
+    found.peers = found.peers.split(",") if found.peers else list(NAMES)
+    for names, known in ((found.rows, list(ROWS)), (found.peers, list(NAMES))):
         for name in names:
             if name not in known:
                 parser.error(f"{name!r} is none of {', '.join(known)}")
@@ -59,9 +60,7 @@ def say(text: str) -> None:
 
 def fitting(scale: Scale, limit: int) -> Scale:
     """What fits in that many descriptors for one process: a held connection takes a proxy two."""
-    most = (limit - SPARE) // 2
-    held = tuple(count for count in scale.held if count <= most) or tuple(scale.held[:1])
-    return replace(scale, held=held, memory=min(scale.memory, most))
+    return scale.fitting((limit - SPARE) // 2)
 
 
 def run_row(
@@ -72,19 +71,19 @@ def run_row(
     for number in range(rounds):
         for name in measure.rotated(names, number):
             where = f"{row.name}, round {number + 1} of {rounds}, {name}"
-            for variant, sample in run(row, name, scale, where, notes).items():
+            for variant, sample in run(row, row.peers[name], scale, where, notes).items():
                 found.setdefault((variant, name), {})[number] = sample
     order = sorted(found, key=lambda key: names.index(key[1]))
     return report.lines(row, {key: [found[key].get(n) for n in range(rounds)] for key in order})
 
 
-def run(row: Row, name: str, scale: Scale, where: str, notes: list[str]) -> dict[str, Sample]:
+def run(row: Row, peer: Peer, scale: Scale, where: str, notes: list[str]) -> dict[str, Sample]:
     """One run, and another one if that is refused; what the second one had is kept."""
     samples: dict[str, Sample] = {}
     for retry in (False, True):
         samples = {}
         try:
-            for variant, sample in row.run(PEERS[name], scale):
+            for variant, sample in row.run(peer, peer.scale(scale)):
                 samples[variant] = sample
                 say(f"{where}: {report.short(row, variant, sample)}")
             return samples
@@ -99,33 +98,48 @@ def run(row: Row, name: str, scale: Scale, where: str, notes: list[str]) -> dict
 def missing() -> str | None:
     """What nothing can be measured without, and is not there; None: all is."""
     for program, why in (("wrk", "the load"), ("nginx", "the origin")):
-        if peers.find(program) is None:
+        if programs.find(program) is None:
             return f"{program} is not installed, and is {why}: apt-get install {program}"
     return None
 
 
 def listing() -> str:
     """The rows and the proxies."""
-    rows = [(row.name, row.what, row.unit, f"{row.goal:g}") for row in ROWS.values()]
-    names = [
-        (name, "there" if peer.there() else f"install {peer.install}")
-        for name, peer in PEERS.items()
+    rows = [
+        (row.name, row.what, row.unit or "-", "-" if row.goal is None else f"{row.goal:g}")
+        for row in ROWS.values()
     ]
-    heads = ("row", "what", "CPU per", "goal")
+    found = dict.fromkeys(
+        (peer.name, "there" if peer.there() else f"install {peer.install}")
+        for row in ROWS.values()
+        for peer in row.peers.values()
+    )
+    names = sorted(found, key=lambda each: NAMES.index(each[0]))
+    heads = ("row", "what", "cost per", "goal")
     return report.table(heads, rows) + "\n" + report.table(("proxy", "state"), names)
+
+
+def taking_part(rows: Sequence[Row], names: Sequence[str]) -> tuple[list[list[str]], list[str]]:
+    """For each row the peers of these names that can be started; and notes about the others."""
+    there, notes = [], []
+    for row in rows:
+        asked = [row.peers[name] for name in names if name in row.peers]
+        there.append([peer.name for peer in asked if peer.there()])
+        notes += [
+            f"{each.name} is left out: it needs {each.install}"
+            for each in asked
+            if not each.there()
+        ]
+    return there, list(dict.fromkeys(notes))
 
 
 def measured(chosen: argparse.Namespace) -> report.Report:
     """Everything that was asked for."""
-    names = [name for name in chosen.peers if PEERS[name].there()]
-    notes = [
-        f"{name} is left out: it needs {PEERS[name].install}"
-        for name in chosen.peers
-        if name not in names
-    ]
-    if BASE not in names:
+    rows = [ROWS[name] for name in chosen.rows]
+    there, notes = taking_part(rows, chosen.peers)
+    if not all(BASE in names for names in there):
         notes.append(f"without {BASE} there is no ratio to judge by")
-    limit = peers.descriptors()
+    limit = programs.descriptors()
     full = QUICK if chosen.quick else Scale()
     full = replace(full, seconds=chosen.seconds or full.seconds)
     scale = fitting(full, limit)
@@ -136,12 +150,10 @@ def measured(chosen: argparse.Namespace) -> report.Report:
     others = [measure.busy()]
     rounds = chosen.rounds or (1 if chosen.quick else 3)
     lines: list[report.Line] = []
-    for name in chosen.rows:
-        row = ROWS[name]
-        there = [peer for peer in names if peer in row.peers]
-        lines += run_row(row, there, rounds, scale, notes)
+    for row, names in zip(rows, there, strict=True):
+        lines += run_row(row, names, rounds, scale, notes)
         others.append(measure.busy())
-        say(f"{name} is done; others use {others[-1]:.0%} of the CPU")
+        say(f"{row.name} is done; others use {others[-1]:.0%} of the CPU")
     if max(others) > BUSY:
         notes.append(f"between rows, others used up to {max(others):.0%} of the CPU: doubtful")
     return report.Report(lines, rounds, scale.seconds, notes, report.machine(datetime.now()))
@@ -165,9 +177,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout.write(result.text())
     sys.stdout.flush()
     if not chosen.no_write:
-        whole = not chosen.quick and chosen.rows == list(ROWS) and chosen.peers == list(PEERS)
+        whole = not chosen.quick and chosen.rows == list(ROWS) and chosen.peers == list(NAMES)
         for path in result.write(RESULTS, datetime.now(), latest=whole):
-            say(f"written: {path.relative_to(peers.TREE)}")
+            say(f"written: {path.relative_to(programs.TREE)}")
         if not whole:
             say("latest.rst is for a whole run only")
     return 1 if any("refused" in note for note in result.notes) else 0

@@ -17,7 +17,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from benchmarks.measure import RefusedError
-from benchmarks.peers import BULK, HOST, find
+from benchmarks.origin import FILES
+from benchmarks.programs import HOST, TREE, find
 
 #: Connections that wrk keeps busy.
 BUSY = 64
@@ -30,6 +31,8 @@ SETTLE = 0.5
 #: More bytes a second than one connection can have, for the number of files to ask for.
 FASTEST = 8e9
 REQUEST = b"GET /%s HTTP/1.1\r\nHost: benchmark\r\n\r\n"
+#: What is told with two decimals is this share of it at the least.
+ROUNDED = 0.99
 
 
 @dataclass(frozen=True)
@@ -41,32 +44,60 @@ class Work:
     cpu_ns: int = 0
 
 
-def parse_wrk(text: str) -> Work:
+@dataclass(frozen=True)
+class Ask:
+    """The requests that wrk sends.
+
+    :ivar fields: header fields beside Host, a line each.
+    :ivar script: a file in benchmarks/wrk/ that says what else is special.
+    :ivar size: bytes that the body of each answer has.
+    """
+
+    path: str = "/"
+    fields: Sequence[str] = ()
+    script: str = ""
+    size: int = 0
+
+    def argv(self, port: int, seconds: int) -> list[str]:
+        """wrk's command line."""
+        fields = [word for each in self.fields for word in ("-H", each)]
+        script = ["-s", str(TREE / "benchmarks" / "wrk" / self.script)] if self.script else []
+        url = f"http://{HOST}:{port}{self.path}"
+        return [find("wrk") or "wrk", "-t1", f"-c{BUSY}", f"-d{seconds}s", *fields, *script, url]
+
+
+SMALL = Ask()
+CLOSE = Ask(fields=("Connection: close",))
+
+
+def parse_wrk(text: str, size: int = 0) -> Work:
     """What wrk says at its end.
 
-    :raises RefusedError: it tells of errors, or of nothing done.
+    :raises RefusedError: it tells of errors, of nothing done, or of less than ``size`` bytes for
+        each answer.
     """
     if errors := re.findall(r"(?:Socket errors|Non-2xx or 3xx responses): .*", text):
         raise RefusedError("; ".join(errors))
-    done = re.search(r"(\d+) requests in ([\d.]+)(us|ms|s|m|h),", text)
+    done = re.search(r"(\d+) requests in ([\d.]+)(us|ms|s|m|h), ([\d.]+)([KMGT]?)B read", text)
     if done is None or done[1] == "0":
         raise RefusedError("wrk has done no request")
+    read = float(done[4]) * 1024.0 ** " KMGT".index(done[5] or " ")
+    if read < int(done[1]) * size * ROUNDED:
+        raise RefusedError(f"{done[1]} answers of {size} bytes have {read:.0f} in all")
     unit = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}[done[3]]
     return Work(float(done[1]), float(done[2]) * unit)
 
 
-def requests(port: int, seconds: int, cpu: Callable[[], int], *, close: bool = False) -> Work:
-    """wrk: small requests, one after the other on each of its connections, or on one each."""
-    header = ["-H", "Connection: close"] if close else []
-    url = f"http://{HOST}:{port}/"
-    argv = [find("wrk") or "wrk", "-t1", f"-c{BUSY}", f"-d{seconds}s", *header, url]
+def requests(port: int, seconds: int, cpu: Callable[[], int], ask: Ask = SMALL) -> Work:
+    """wrk: requests, one after the other on each of its connections."""
+    argv = ask.argv(port, seconds)
     before = cpu()
     try:
         result = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + PATIENCE)
     except subprocess.TimeoutExpired:
         raise RefusedError("wrk did not end") from None
     spent = cpu() - before
-    work = parse_wrk(result.stdout)
+    work = parse_wrk(result.stdout, ask.size)
     return Work(work.units, work.seconds, spent)
 
 
@@ -126,6 +157,19 @@ class Holder:
         except OSError as error:
             raise RefusedError(f"connection {len(self._held)} of {count}: {error}") from None
 
+    def ask(self) -> None:
+        """Another request on each of them, all at once; :meth:`answered` is to follow."""
+        for each in self._held:
+            each.sendall(REQUEST % b"")
+
+    def answered(self) -> None:
+        """See that each of them has its answer.
+
+        :raises RefusedError: one has another one, or has ended.
+        """
+        for each in self._held:
+            _answered(each)
+
     def check(self) -> None:
         """See that none of them has ended.
 
@@ -140,7 +184,7 @@ class Holder:
 
 def download(port: int, connections: int, seconds: int, cpu: Callable[[], int]) -> Work:
     """The origin's large file, again and again; in megabytes."""
-    files = int(FASTEST * (seconds + 2 * SETTLE) / BULK) + 1
+    files = int(FASTEST * (seconds + 2 * SETTLE) / FILES["bulk"]) + 1
     with ExitStack() as stack:
         sinks = [_connect(stack, port) for _ in range(connections)]
         for each in sinks:

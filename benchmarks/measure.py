@@ -1,4 +1,4 @@
-"""The measure: CPU time and memory of a process and its children; rounds; medians and ratios.
+"""The measure: CPU time and memory of a process, sockets; rounds; medians and ratios.
 
 CPU time moves less than throughput when a machine is shared, and a ratio of two CPU times taken one
 after the other moves less still. So a figure is the median over rounds of the ratio within a round.
@@ -16,6 +16,9 @@ from pathlib import Path
 PROC = Path("/proc")
 #: Nanoseconds in the unit of utime and stime.
 TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+#: States of a socket in /proc/net/tcp.
+ESTABLISHED = "01"
+TIME_WAIT = "06"
 
 
 class RefusedError(Exception):
@@ -26,7 +29,8 @@ class RefusedError(Exception):
 class Sample:
     """One run.
 
-    :ivar cost: microseconds of CPU per unit of work; KiB for one connection in row ``memory``.
+    :ivar cost: microseconds of CPU per unit of work; KiB for one connection in row ``memory``;
+        sockets in row ``clients``.
     :ivar rate: units of work per second of real time; 0 where that says nothing.
     :ivar remains: KiB for each connection that are still there when all have gone (``memory``).
     """
@@ -130,6 +134,26 @@ def rss(pid: int) -> int:
         return sum(parse_rss(each.read_text()) for each in rollups)
     except (FileNotFoundError, ProcessLookupError):
         raise RefusedError("the proxy ended while it was measured") from None
+
+
+def parse_sockets(text: str, port: int) -> tuple[int, int]:
+    """What /proc/net/tcp says of a server's port: connected to it, and those that have ended.
+
+    Ended are those of the last minute: TIME_WAIT, on whichever side.
+    """
+    to_it = ended = 0
+    for line in text.splitlines()[1:]:
+        _, local, remote, state = line.split(maxsplit=4)[:4]
+        theirs = int(remote.rpartition(":")[2], 16) == port
+        to_it += theirs and state == ESTABLISHED
+        if state == TIME_WAIT:
+            ended += theirs or int(local.rpartition(":")[2], 16) == port
+    return to_it, ended
+
+
+def sockets(port: int) -> tuple[int, int]:
+    """The same of this machine, now."""
+    return parse_sockets((PROC / "net" / "tcp").read_text(), port)
 
 
 def busy(seconds: float = 1.0) -> float:

@@ -11,22 +11,26 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import proxykit
 import twisted
-from benchmarks import peers
+from benchmarks import programs
 from benchmarks.measure import Sample, Samples, Spread, ratios
-from benchmarks.rows import BASE, OURS, Row
+from benchmarks.row import BASE, OURS, Row
 
 HEADS = ("work", "with", "proxy", "CPU", "ratio", "rate", "goal")
 MEASURE = """\
-CPU is the proxy's own, in microseconds per unit of work (row ``memory``: KiB for each connection),
-as the median of {rounds} round{s} of {seconds} s. The ratio is that of one round to HAProxy in the
-same round (rows ``held`` and ``backends``: to the same proxy with the fewest), as the median, and
-the least and the most. Each proxy has one process; everything is on loopback of one machine, so
-rates are those of the machine with load and origin on it, and say less than the CPU does."""
+CPU is the proxy's own, in microseconds per unit of work (row ``memory``: KiB for each connection;
+row ``clients``: sockets), as the median of {rounds} round{s} of {seconds} s. The ratio is that of
+one round to HAProxy in the same round (rows ``held`` and ``backends``: to the same proxy with the
+fewest), as the median, and the least and the most. Rows from ``get`` on are HTTP/1.1 at L7, those
+before it are L4; in them ``twisted.web`` closes each connection after one request, on both sides.
+Each proxy has one process; the slow ones have a third of the time. Everything is on loopback of one
+machine, so rates are those of the machine with load and origin on it, and say less than the CPU
+does."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Line:
     variant: str
     peer: str
     unit: str
+    measure: str
     cost: Spread
     ratio: Spread | None
     rate: Spread | None
@@ -72,6 +77,7 @@ def _line(row: Row, key: tuple[str, str], samples: Samples) -> Line | None:
         variant=variant,
         peer=peer,
         unit=row.unit,
+        measure=row.measure,
         cost=cost,
         ratio=ratio,
         rate=Spread.of(each.rate for each in there if each.rate),
@@ -85,23 +91,26 @@ def _line(row: Row, key: tuple[str, str], samples: Samples) -> Line | None:
 
 def short(row: Row, variant: str, sample: Sample) -> str:
     """One run in a few words."""
-    unit = "KiB" if sample.remains is not None else "us"
-    cost = f"{_number(sample.cost)} {unit}/{row.unit}"
+    cost = _cost(sample.cost, row)
     return f"{variant}: {cost}" if variant else cost
 
 
 def cells(line: Line) -> tuple[str, ...]:
     """What the table has for it."""
-    unit = "KiB" if line.remains is not None else "us"
     return (
         line.row,
         line.variant or "-",
         line.peer,
-        f"{_number(line.cost.median)} {unit}/{line.unit}",
+        _cost(line.cost.median, line),
         _ratio(line.ratio),
         _rate(line),
         _goal(line),
     )
+
+
+def _cost(value: float, of: Row | Line) -> str:
+    per = f"/{of.unit}" if of.unit else ""
+    return f"{_number(value)} {of.measure}{per}"
 
 
 def _number(value: float) -> str:
@@ -213,6 +222,7 @@ def machine(now: datetime) -> dict[str, str]:
         "Twisted": twisted.__version__,
         "HAProxy": _version("haproxy", r"version (\S+)"),
         "nginx": _version("nginx", r"nginx/(\S+)"),
+        "aiohttp": _aiohttp(),
         "wrk": _version("wrk", r"wrk (\S+)"),
     }
 
@@ -224,13 +234,20 @@ def _cpu() -> str:
 
 def _commit() -> str:
     """The commit, with a plus where the tree differs from it; "" where this is no clone."""
-    argv = ["git", "-C", str(peers.TREE), "describe", "--always", "--dirty=+", "--exclude=*"]
+    argv = ["git", "-C", str(programs.TREE), "describe", "--always", "--dirty=+", "--exclude=*"]
     return _said(argv, r"(\S+)") or ""
 
 
 def _version(program: str, pattern: str) -> str:
-    path = peers.find(program)
+    path = programs.find(program)
     return (path and _said([path, "-v"], pattern)) or "none"
+
+
+def _aiohttp() -> str:
+    try:
+        return metadata.version("aiohttp")
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
 def _said(argv: Sequence[str], pattern: str) -> str | None:

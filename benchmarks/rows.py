@@ -1,155 +1,72 @@
-"""The rows of the table: what each one starts, loads and counts.
-
-A row's ``run`` makes one run with one peer and gives a sample for each of its variants.
-"""
+"""The rows of the table: those at L4, and then those of :mod:`benchmarks.rows_l7`."""
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
-from benchmarks import loads, peers
+from benchmarks import loads, peers, rows_l7
 from benchmarks.measure import Sample, cpu_ns, rss
-from benchmarks.peers import Site
+from benchmarks.origin import FILES, make_file, origin
+from benchmarks.programs import HOST, find
+from benchmarks.row import (
+    BASE,
+    FEWEST,
+    OURS,
+    Peer,
+    Row,
+    Scale,
+    by_name,
+    directory,
+    proxy,
+    sample,
+    through,
+)
+
+L4 = (
+    Peer(OURS, peers.proxykit),
+    Peer(BASE, peers.haproxy, lambda: find("haproxy") is not None, "haproxy"),
+    Peer("haproxy-splice", peers.haproxy_splice, lambda: find("haproxy") is not None, "haproxy"),
+    Peer(
+        "nginx",
+        peers.nginx,
+        lambda: peers.stream_module() is not None,
+        "nginx with its stream module (Debian: libnginx-mod-stream)",
+    ),
+    Peer("portforward", peers.portforward, slow=True),
+)
+ALL = by_name(L4, OURS, BASE, "nginx", "portforward")
+SPLICED = by_name(L4)
+FLAT = by_name(L4, OURS, BASE)
 
 
-@dataclass(frozen=True)
-class Peer:
-    """A proxy: how it is started, and what to install where :attr:`there` says no."""
-
-    name: str
-    start: Callable[[Site], list[str]]
-    there: Callable[[], bool]
-    install: str
-
-
-OURS = "proxykit"
-BASE = "haproxy"
-PEERS = {
-    each.name: each
-    for each in (
-        Peer(OURS, peers.proxykit, lambda: True, ""),
-        Peer(BASE, peers.haproxy, lambda: peers.find("haproxy") is not None, "haproxy"),
-        Peer(
-            "haproxy-splice",
-            peers.haproxy_splice,
-            lambda: peers.find("haproxy") is not None,
-            "haproxy",
-        ),
-        Peer(
-            "nginx",
-            peers.nginx,
-            lambda: peers.stream_module() is not None,
-            "nginx with its stream module (Debian: libnginx-mod-stream)",
-        ),
-        Peer("portforward", peers.portforward, lambda: True, ""),
-    )
-}
-#: Idle connections beside, with which row "held" begins.
-FEWEST = 10
-ALL = (OURS, BASE, "nginx", "portforward")
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How much of it: seconds of each run, and the numbers that are gone through."""
-
-    seconds: int = 3
-    held: Sequence[int] = (FEWEST, 1000, 5000, 9500)
-    backends: Sequence[int] = (1, 10, 100, 1000)
-    memory: int = 9000
-
-
-QUICK = Scale(1, (FEWEST, 1000), (1, 100), 1000)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row.
-
-    :ivar unit: of which the cost is given.
-    :ivar goal: the most that proxykit may have: of the ratio, or of the cost where ``absolute``.
-    :ivar peers: who takes part.
-    :ivar base: what a variant's ratio is to, as (variant, peer); by default HAProxy's same.
-    """
-
-    name: str
-    what: str
-    unit: str
-    goal: float
-    run: Callable[[Peer, Scale], Iterator[tuple[str, Sample]]]
-    peers: Sequence[str] = ALL
-    absolute: bool = False
-    stretch: float | None = None
-    base: Callable[[str, str], tuple[str, str]] = field(
-        default=lambda variant, peer: (variant, BASE)
-    )
-
-
-@contextmanager
-def _proxy(
-    peer: Peer, directory: Path, backends: Sequence[str], **how: str
-) -> Iterator[tuple[int, int]]:
-    """A fresh proxy; gives its port and its pid."""
-    port = peers.free_port()
-    argv = peer.start(Site(directory, port, backends, **how))
-    with peers.running(argv, directory, port) as pid:
-        yield port, pid
-
-
-@contextmanager
-def _through(
-    peer: Peer, hosts: Sequence[str] = (peers.HOST,), **how: str
-) -> Iterator[tuple[int, int]]:
-    """The same with an origin behind it."""
-    with _directory() as directory, peers.origin(directory, hosts) as origin:
-        backends = [f"{host}:{origin}" for host in hosts]
-        with _proxy(peer, directory, backends, **how) as proxy:
-            yield proxy
-
-
-@contextmanager
-def _directory() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="proxykit-bench-") as name:
-        yield Path(name)
-
-
-def _sample(work: loads.Work) -> Sample:
-    return Sample(work.cpu_ns / 1000 / work.units, work.units / work.seconds)
-
-
-def _requests(close: bool, peer: Peer, scale: Scale) -> Iterator[tuple[str, Sample]]:
-    with _through(peer) as (port, pid):
+def _requests(ask: loads.Ask, peer: Peer, scale: Scale) -> Iterator[tuple[str, Sample]]:
+    with through(peer) as (port, pid):
         loads.warm(port)
-        work = loads.requests(port, scale.seconds, partial(cpu_ns, pid), close=close)
-        yield "", _sample(work)
+        yield "", sample(loads.requests(port, scale.seconds, partial(cpu_ns, pid), ask))
 
 
 def _bulk(peer: Peer, scale: Scale) -> Iterator[tuple[str, Sample]]:
-    with _directory() as directory:
-        peers.bulk_file(directory)
-        with peers.origin(directory) as origin:
+    with directory() as where:
+        make_file(where, "bulk", FILES["bulk"])
+        with origin(where) as (behind, _):
             for connections in (1, 8):
-                with _proxy(peer, directory, [f"{peers.HOST}:{origin}"]) as (port, pid):
+                with proxy(peer, where, [f"{HOST}:{behind}"]) as (port, pid):
                     cpu = partial(cpu_ns, pid)
                     work = loads.download(port, connections, scale.seconds, cpu)
-                yield _connections(connections), _sample(work)
+                yield _connections(connections), sample(work)
 
 
 def _upload(peer: Peer, scale: Scale) -> Iterator[tuple[str, Sample]]:
     for connections in (1, 8):
         with (
-            _directory() as directory,
+            directory() as where,
             loads.listening() as (sink, backend),
-            _proxy(peer, directory, [f"{peers.HOST}:{backend}"]) as (port, pid),
+            proxy(peer, where, [f"{HOST}:{backend}"]) as (port, pid),
         ):
             work = loads.upload(sink, port, connections, scale.seconds, partial(cpu_ns, pid))
-        yield _connections(connections), _sample(work)
+        yield _connections(connections), sample(work)
 
 
 def _connections(count: int) -> str:
@@ -157,13 +74,13 @@ def _connections(count: int) -> str:
 
 
 def _held(peer: Peer, scale: Scale) -> Iterator[tuple[str, Sample]]:
-    with _through(peer) as (port, pid), loads.Holder(port) as holder:
+    with through(peer) as (port, pid), loads.Holder(port) as holder:
         loads.warm(port)
         for count in scale.held:
             holder.grow(count)
             work = loads.requests(port, scale.seconds, partial(cpu_ns, pid))
             holder.check()
-            yield f"{count} held", _sample(work)
+            yield f"{count} held", sample(work)
 
 
 BALANCES = ("least-connections", "round-robin")
@@ -173,15 +90,15 @@ def _backends(peer: Peer, scale: Scale) -> Iterator[tuple[str, Sample]]:
     for balance in BALANCES:
         for count in scale.backends:
             hosts = [f"127.0.{1 + n // 250}.{1 + n % 250}" for n in range(count)]
-            with _through(peer, hosts, balance=balance) as (port, pid):
+            with through(peer, hosts, balance=balance) as (port, pid):
                 loads.warm(port)
                 cpu = partial(cpu_ns, pid)
-                work = loads.requests(port, scale.seconds, cpu, close=True)
-                yield f"{balance}, {count}", _sample(work)
+                work = loads.requests(port, scale.seconds, cpu, loads.CLOSE)
+                yield f"{balance}, {count}", sample(work)
 
 
 def _memory(peer: Peer, scale: Scale) -> Iterator[tuple[str, Sample]]:
-    with _through(peer) as (port, pid), loads.Holder(port) as holder:
+    with through(peer) as (port, pid), loads.Holder(port) as holder:
         before = rss(pid)
         holder.grow(scale.memory)
         full = rss(pid)
@@ -193,9 +110,6 @@ def _memory(peer: Peer, scale: Scale) -> Iterator[tuple[str, Sample]]:
         yield "", Sample((full - before) / each, remains=(left - before) / each)
 
 
-_SPLICED = (OURS, BASE, "haproxy-splice", "nginx", "portforward")
-_FLAT = (OURS, BASE)
-
 ROWS = {
     each.name: each
     for each in (
@@ -204,25 +118,27 @@ ROWS = {
             "a small request and reply on a kept connection",
             "request",
             1.25,
-            partial(_requests, False),
+            partial(_requests, loads.SMALL),
+            ALL,
         ),
         Row(
             "short",
             "a connection opened, used once and closed",
             "connection",
             2.0,
-            partial(_requests, True),
+            partial(_requests, loads.CLOSE),
+            ALL,
             stretch=1.6,
         ),
-        Row("bulk", "large files, origin to client", "MB", 0.9, _bulk, _SPLICED),
-        Row("upload", "bytes without end, client to origin", "MB", 0.9, _upload, _SPLICED),
+        Row("bulk", "large files, origin to client", "MB", 0.9, _bulk, SPLICED),
+        Row("upload", "bytes without end, client to origin", "MB", 0.9, _upload, SPLICED),
         Row(
             "held",
             "the first row, with idle connections held beside; ratio to the fewest",
             "request",
             1.2,
             _held,
-            _FLAT,
+            FLAT,
             base=lambda variant, peer: (f"{FEWEST} held", peer),
         ),
         Row(
@@ -231,7 +147,7 @@ ROWS = {
             "connection",
             1.2,
             _backends,
-            _FLAT,
+            FLAT,
             base=lambda variant, peer: (f"{variant.partition(',')[0]}, 1", peer),
         ),
         Row(
@@ -240,7 +156,12 @@ ROWS = {
             "connection",
             4.0,
             _memory,
+            ALL,
             absolute=True,
+            measure="KiB",
         ),
+        *rows_l7.ROWS,
     )
 }
+#: Every proxy's name.
+NAMES = tuple(dict.fromkeys(each.name for each in (*L4, *rows_l7.L7)))
