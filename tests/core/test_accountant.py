@@ -147,6 +147,26 @@ class AccountantTests(SynchronousTestCase):
         leases[0].release()
         self.assertIsInstance(house.accountant.lease(house.state(1)), Lease)
 
+    def test_wanted(self):
+        """By another backend that was refused a port, for the two have one destination."""
+        house = House(*backends(1), ports=1)
+        other = house.cluster("other", *backends(1))
+        (state,) = other.backends.values()
+        lease = house.accountant.lease(house.state(1))
+        self.assertFalse(lease.wanted)
+        self.assertIsInstance(house.accountant.lease(house.state(1)), Full)
+        self.assertFalse(lease.wanted, "by its own backend alone")
+        self.assertIsInstance(house.accountant.lease(state), Full)
+        self.assertTrue(lease.wanted)
+
+    def test_wanted_of_a_unix_socket(self):
+        """It has no port that anybody could want."""
+        house = House(Backend(Address("/run/x", 0)), max_connections=1)
+        (state,) = house.web.backends.values()
+        lease = house.accountant.lease(state)
+        self.assertIsInstance(house.accountant.lease(state), Full)
+        self.assertFalse(lease.wanted)
+
     def test_max_connections(self):
         """Of each backend; it is asked first, so it takes no port."""
         house = House(*backends(1, 1), max_connections=1, ports=1)

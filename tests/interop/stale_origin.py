@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import json
 import os
 import random
 import re
+import signal
 import socket
 import struct
 import sys
@@ -35,8 +37,10 @@ COUNTS = b"/deliveries"
 #: Seconds that a connection lives on, at the most, when it is about to end.
 SOON = 0.004
 #: Seconds without a request, from the start, after which a connection is closed.
-NEVER_USED = (0.3, 1.0)
+NEVER_USED = (2.0, 5.0)
 
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
 _RESET = struct.pack("ii", 1, 0)
 _REQUEST = re.compile(rb"([A-Z]+) /([0-9]+|deliveries) HTTP/1\.1\r\n")
 _LENGTH = re.compile(rb"\r\nContent-Length: ([0-9]+)\r\n")
@@ -179,8 +183,13 @@ cluster = "web"
 """
 
 
+def _die_with_parent() -> None:
+    """However this process ends, what it has started ends with it."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 class Processes:
-    """Processes that end with this."""
+    """Processes that end with this one."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -192,7 +201,12 @@ class Processes:
         env = {**os.environ, "PYTHONPATH": str(TREE), "PYTHONUNBUFFERED": "1"}
         with path.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, *argv), cwd=self._directory, env=env, stdout=output, stderr=output
+                *(sys.executable, *argv),
+                cwd=self._directory,
+                env=env,
+                stdout=output,
+                stderr=output,
+                preexec_fn=_die_with_parent,
             )
         self._running.append(process)
         until = time.monotonic() + STARTING

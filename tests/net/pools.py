@@ -259,6 +259,12 @@ class PoolHouse(House):
             assert socket.closing or len(using) == socket.in_use
             assert socket.closing or socket.lease.use is (Use.ACTIVE if using else Use.IDLE)
         for cluster in self.registry:
+            idle = self.pool.snapshot(cluster.config.name)["idle"]
+            assert idle == sum(
+                not (socket.in_use or socket.closing)
+                for socket in self.sockets
+                if socket.shelf.backend.cluster is cluster
+            )
             for backend in (*cluster.backends.values(), *cluster.leaving.values()):
                 mine = [socket for socket in self.sockets if socket.shelf.backend is backend]
                 opening = [each for each in self.connector.under_way if each.backend is backend]

@@ -180,8 +180,6 @@ class PoolMachine(RuleBasedStateMachine):
         assert not self.wrong
         for page in self.house.accountant.snapshot():
             assert min(page[use] for use in ("reserved", "active", "idle", "free")) >= 0
-        idle = sum(self.house.pool.snapshot(name)["idle"] for name in ("web", "other"))
-        assert idle == len(self.idle)
 
     @invariant()
     def no_more_than_there_may_be(self) -> None:
@@ -256,5 +254,5 @@ class PoolMachineTests(SynchronousTestCase):
     def test_all(self) -> None:
         run_state_machine_as_test(
             PoolMachine,
-            settings=settings(deadline=None, max_examples=200, stateful_step_count=50),
+            settings=settings(deadline=None, max_examples=400, stateful_step_count=50),
         )

@@ -215,6 +215,20 @@ class IdleSlotsTests(SlotTestCase):
         house.wait(12)
         self.assertTrue(request.socket.closed)
 
+    def test_wanted_by_another_cluster(self) -> None:
+        """The last of its users leaves it, and its port goes elsewhere."""
+        house = self.use(ports=1)
+        other = house.cluster("other", *backends(1))
+        requests = self.sharing(2)
+        waiting = house.ask(other)
+        requests[0].finish()
+        self.assertFalse(requests[0].socket.closing)
+        requests[1].finish()
+        self.assertTrue(requests[0].socket.closing)
+        house.check()
+        house.turn()
+        self.assertFalse(waiting.choice.waiting)
+
     def test_not_evicted_while_it_is_in_use(self) -> None:
         house = self.use(ports=1)
         other = house.cluster("other", *backends(1))
