@@ -20,6 +20,8 @@ nitpicky = True
 # There is no inventory of anyone else's names to look them up in. Every reference to our own has
 # to be right.
 nitpick_ignore_regex = [
+    ("py:class", "proxykit.wire.http1fields._Block"),
+    ("py:exc", "Refused"),
     (r"py:.*", r"(?!proxykit\b)(twisted|zope|attrs?|typing|collections|enum)\..*"),
     # Names of the standard library, of Twisted's interfaces, and those imported for typing only.
     (r"py:.*", r"(int|str|float|bool|bytes|object|tuple|dict|list|set|type|None|Any)"),
