@@ -20,12 +20,12 @@ nitpicky = True
 # There is no inventory of anyone else's names to look them up in. Every reference to our own has
 # to be right.
 nitpick_ignore_regex = [
-    ("py:class", "proxykit.wire.http1fields._Block"),
-    ("py:exc", "Refused"),
     (r"py:.*", r"(?!proxykit\b)(twisted|zope|attrs?|typing|collections|enum)\..*"),
     # Names of the standard library, of Twisted's interfaces, and those imported for typing only.
     (r"py:.*", r"(int|str|float|bool|bytes|object|tuple|dict|list|set|type|None|Any)"),
     # A zope interface inside a generic type.
     (r"py:class", r".*<InterfaceClass .*"),
     (r"py:(class|exc)", r"(Enum|Exception|\w+Error|Iterable|Callable|I[A-Z]\w+)"),
+    # Ours, imported for typing only, or handed on from another module.
+    (r"py:(class|exc)", r"(Flow|HttpSettings|Re(quest|sponse)Hook|Refused|proxykit\..*\._Block)"),
 ]

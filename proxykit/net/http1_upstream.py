@@ -132,7 +132,8 @@ class Http1Upstream(RelaySide, Pooled):
 
     def dataReceived(self, data: bytes) -> None:
         exchange = self.exchange
-        self._more_there = len(data) >= FULL_READ
+        # A read of what is not spliced is cut off at the end of the body.
+        self._more_there = self._splicing or len(data) >= FULL_READ
         if exchange is None:
             if self.relay is not None:
                 super().dataReceived(data)
