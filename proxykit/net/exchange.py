@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 EARLY_BYTES = 65536
 #: Methods that do the same when they are sent twice (RFC 9110 section 9.2.2).
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
+#: Methods whose way through proxies may be counted.
+COUNTED = frozenset((b"OPTIONS", b"TRACE"))
 #: Bytes of a request id that is taken over.
 LONGEST_ID = 128
 SWITCHING = 101
@@ -209,12 +211,13 @@ class Exchange(Choice):
         if route.replace_path is not None:
             self.target = rewritten(route, head.target)
         rules = route.request_fields
-        if self.serving.on_request is None and not rules.set and not rules.remove:
+        plain = self.serving.on_request is None and not rules.set and not rules.remove
+        if plain and head.method not in COUNTED:
             self.block = forwarding.block(head, goes_to)
         else:
             outgoing = Outgoing(head.method, self.target, goes_to, Fields(head.fields.kept))
             apply(rules, outgoing.fields)
-            if not self._lets_pass(outgoing):
+            if not (self._goes_further(outgoing.fields) and self._lets_pass(outgoing)):
                 return False
             self.method, self.target = outgoing.method, outgoing.target
             self.repeatable = self.method in IDEMPOTENT
@@ -225,6 +228,20 @@ class Exchange(Choice):
         if head.fields.upgrade and head.minor and not head.fields.framing:
             self.upgrade = True
         return True
+
+    def _goes_further(self, fields: Fields) -> bool:
+        """Count down Max-Forwards (RFC 9110 section 7.6.2); at its end, the answer is ours."""
+        left = fields.get("max-forwards") if self.head.method in COUNTED else None
+        if left is None or not left.isdigit():
+            return True
+        if int(left) > 0:
+            fields.set("Max-Forwards", str(int(left) - 1))
+            return True
+        if self.head.method == b"OPTIONS":
+            self._reply(204, "", b"")
+        else:
+            self._reply(405, "405 Method Not Allowed: a TRACE ends here\n", b"Allow: GET, HEAD\r\n")
+        return False
 
     def _lets_pass(self, outgoing: Outgoing) -> bool:
         """Whether the hook, if there is one, leaves the request to a backend."""

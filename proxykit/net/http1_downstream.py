@@ -18,7 +18,8 @@ from proxykit.interfaces import ISnapshot
 from proxykit.model import ConnInfo
 from proxykit.net.closing import Closing
 from proxykit.net.exchange import Exchange
-from proxykit.net.relay import Relay, RelaySide, tune, unsent
+from proxykit.net.relay import RelaySide, tune, unsent
+from proxykit.net.upgrade import Upgrade
 from proxykit.wire.forwarding import (
     CLOSE_LINE,
     KEEP_ALIVE_LINE,
@@ -78,8 +79,8 @@ class Http1Downstream(RelaySide):
     _too_far = False
     _pumping = False
 
-    #: The exchange that has upgraded the connection.
-    _switched: Exchange | None = None
+    #: Once the connection carries another protocol.
+    _upgrade: Upgrade | None = None
 
     _idle: Deadline | None = None
     _head: Deadline | None = None
@@ -101,7 +102,7 @@ class Http1Downstream(RelaySide):
     # What comes from the client.
 
     def dataReceived(self, data: bytes) -> None:
-        if self.exchange is None and not (self._closing or self._switched):
+        if self.exchange is None and not (self._closing or self._upgrade):
             if self._clogged or self._ahead:
                 self._later(data)
             else:
@@ -261,6 +262,7 @@ class Http1Downstream(RelaySide):
         self._keep = (
             request.keep_alive and exchange.request_done and not (self.read_ended and self._is_last)
         )
+        lines = self.serving.date_line() + lines
         if not self._keep:
             lines += CLOSE_LINE
         elif not request.minor:
@@ -304,30 +306,12 @@ class Http1Downstream(RelaySide):
     def switch(
         self, exchange: Exchange, head: ResponseHead, upstream: Http1Upstream, rest: bytes
     ) -> None:
-        self._switched, self.exchange = exchange, None
-        exchange.status, exchange.responded = head.status, True
-        assert exchange.route is not None
-        kept = self.serving.kept(exchange.head, exchange.route, head)
-        out = response_start(head, kept, self.serving.settings.via)
-        lines = b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % head.fields.upgrade
+        self._upgrade, self.exchange = Upgrade(exchange, self), None
         if self._held:
             self.go_on()
         self._cancel_deadlines()
-        for side in (self, upstream):
-            side.transport.unregisterProducer()
-        self.transport.write(out + lines + rest)
         early, self._ahead = self._ahead, b""
-        settings = self.serving.settings
-        relay = Relay(
-            self, upstream, self.serving.flow.deadlines, settings.upgrade_timeout, self._unswitched
-        )
-        relay.start(early)
-
-    def _unswitched(self, why: str) -> None:
-        """Both connections of an upgrade are gone."""
-        exchange, self._switched = self._switched, None
-        assert exchange is not None
-        exchange.switched_back(self.received, why)
+        self._upgrade.start(head, upstream, early, rest)
 
     # Backpressure.
 
@@ -387,7 +371,9 @@ class Http1Downstream(RelaySide):
     def _last_words(self, status: int, why: str) -> None:
         """Answer what is no request, and close."""
         text = f"{status} {reason_of(status)}: {why}\n"
-        self.transport.write(own_response(status, text, CLOSE_LINE, True))
+        self.transport.write(
+            own_response(status, text, self.serving.date_line() + CLOSE_LINE, True)
+        )
         self._body = _NOTHING
         self._end()
 
@@ -482,7 +468,7 @@ class Http1Downstream(RelaySide):
 
     def snapshot(self) -> dict[str, Any]:
         """See ``ISnapshot``."""
-        exchange = self.exchange or self._switched
+        exchange = self._upgrade.exchange if self._upgrade is not None else self.exchange
         found: dict[str, Any] = {"requests": self.requests, "state": "idle"}
         if exchange is not None:
             found |= exchange.snapshot()

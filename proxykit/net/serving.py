@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from email.utils import formatdate
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from proxykit.interfaces import IRouter
     from proxykit.model import ConnInfo, FieldRules, HttpRoute
     from proxykit.modes.http_settings import HttpSettings
+    from proxykit.net.exchange import Exchange
     from proxykit.net.pool import Pool
     from proxykit.wire.http1 import RequestHead, ResponseHead
 
@@ -139,6 +141,10 @@ class Serving:
         """Whether what a client at this address says of others is believed."""
         return client != "" and any(ip_address(client) in network for network in self._trusted)
 
+    def date_line(self) -> bytes:
+        """When an answer of our own was given (RFC 9110 section 6.6.1)."""
+        return b"Date: %b\r\n" % formatdate(usegmt=True).encode("ascii")
+
     def new_id(self) -> bytes:
         """A request id, unique beyond this process."""
         return b"%b-%x" % (self._id_start, next(self._ids))
@@ -183,6 +189,13 @@ class Serving:
         elif not request.minor:
             out += KEEP_ALIVE_LINE
         return out + b"\r\n"
+
+    def switched(self, exchange: Exchange, head: ResponseHead) -> bytes:
+        """A 101 as it goes to the client."""
+        assert exchange.route is not None
+        kept = self.kept(exchange.head, exchange.route, head)
+        lines = b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % head.fields.upgrade
+        return response_start(head, kept, self.settings.via) + lines
 
     def kept(self, request: RequestHead, route: HttpRoute, head: ResponseHead) -> bytes:
         """The backend's fields as they go to the client: what rules and the hook leave of them."""

@@ -117,7 +117,20 @@ class RoutingTests(TestCase):
         client.ask("POST", "/", b"body")  # All of it has come, so the connection can go on.
         self.assertNotIn("Connection", await client.response())
         response = await client.get("/empty")
-        self.assertEqual((response.status, response.names), (204, []))
+        self.assertEqual((response.status, response.names), (204, ["Date"]))
+
+    async def test_max_forwards(self) -> None:
+        """It is counted down, and at its end the answer is the proxy's own."""
+        client = await self.start()
+        for method, sent, seen in (("OPTIONS", "2", "1"), ("TRACE", "1", "0"), ("GET", "0", "0")):
+            client.ask(method, "/", None, f"Max-Forwards: {sent}")
+            await client.response(method)
+            self.assertEqual(self.web.requests[-1]["Max-Forwards"], seen)
+        count = len(self.web.requests)
+        for method, status in (("OPTIONS", 204), ("TRACE", 405)):
+            client.ask(method, "/", None, "Max-Forwards: 0")
+            self.assertEqual((await client.response(method)).status, status)
+        self.assertEqual(len(self.web.requests), count)
 
     async def test_a_fixed_answer_to_a_body_that_is_still_coming(self) -> None:
         client = await self.start(HttpRoute(path="/", status=200, text="no"))
