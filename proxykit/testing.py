@@ -68,7 +68,7 @@ class FakeConnector:
             raise outcome
         if isinstance(outcome, Full):
             return outcome
-        attempt.handle = lease
+        attempt.handle = attempt.lease = lease
         if outcome:
             attempt.upstream = "ready"
             if lease is not None:

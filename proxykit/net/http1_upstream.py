@@ -80,6 +80,8 @@ class Http1Upstream(RelaySide, Pooled):
     def begin(self, exchange: Exchange, payload: bytes, done: bool) -> None:
         """Send a request; ``payload``: what there is of its body, ``done``: that is all of it."""
         self.exchange = exchange
+        if exchange.serving is not self._serving:
+            self._change_hands(exchange.serving)
         self._answering = self._committed = False
         head = exchange.head
         if self.gone or self.read_ended:
@@ -110,6 +112,13 @@ class Http1Upstream(RelaySide, Pooled):
             self._response = self._serving.flow.deadlines.add(
                 self._serving.settings.response_timeout, self._no_response
             )
+
+    def _change_hands(self, serving: Serving) -> None:
+        """Another listener's request: its timeouts hold, and it is counted there."""
+        self._serving = serving
+        if self._response is not None:
+            self._response.cancel()
+            self._response = None
 
     def send_more(self, payload: bytes, done: bool) -> None:
         """More of the request's body."""

@@ -312,6 +312,7 @@ class Pool:
         shelf, lease = connection.shelf, connection.lease
         # Whoever was given a slot may have given it back by now, and it lies here already.
         if not connection.in_use and lease.use is Use.ACTIVE:
+            shelf.free.pop(connection, None)
             if self._closed or not shelf.shares or lease.wanted:
                 # Wanted: another cluster has nothing to this address, and nobody may starve there
                 # for what lies idle here.

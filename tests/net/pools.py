@@ -11,12 +11,20 @@ from twisted.trial.unittest import SynchronousTestCase
 from proxykit.core.accountant import Use
 from proxykit.core.choice import Attempt, Choice
 from proxykit.core.waiting import Full
-from proxykit.errors import ProxyError, Retry
+from proxykit.errors import ProxyError, Retry, Side
 from proxykit.model import Pool as PoolConfig
 from proxykit.net.pool import Pool, Pooled
 from proxykit.testing import FakeConnector
 from tests.core import House, backends, refusal
 
+#: What a connector says when the kernel has no port to give, whatever the book says.
+NO_PORT = ProxyError(
+    "connect to 10.0.0.1:80 failed: Cannot assign requested address",
+    side=Side.PROXY,
+    retry=Retry.ALWAYS,
+    status=503,
+    kind="connection_limit_reached",
+)
 NEVER, SAFE, ALWAYS = (PoolConfig(reuse=reuse) for reuse in ("never", "safe", "always"))
 
 

@@ -8,12 +8,11 @@ from zope.interface.verify import verifyObject
 
 from proxykit.core.choice import Attempt
 from proxykit.core.waiting import Full
-from proxykit.errors import ProxyError, Retry, Side
 from proxykit.interfaces import IConnector
 from proxykit.model import Backend
 from proxykit.net.pool import Pool, Pooled, Shelf
 from tests.core import address, backends, refusal
-from tests.net.pools import ALWAYS, NEVER, SAFE, PoolTestCase
+from tests.net.pools import ALWAYS, NEVER, NO_PORT, SAFE, PoolTestCase
 
 
 class FirstTests(PoolTestCase):
@@ -33,12 +32,22 @@ class FirstTests(PoolTestCase):
         self.assert_books(1, 0, 0)
         socket = house.connect()
         self.assertIs(request.socket, socket)
-        self.assertEqual((socket.in_use, socket.used), (1, 1))
+        self.assertIsNone(request.attempt.handle)  # type: ignore[union-attr]
+        self.assertEqual((socket.in_use, socket.used, socket.rested), (1, 1, False))
         self.assert_books(0, 1, 0)
         request.finish()
-        self.assertEqual((socket.in_use, socket.used), (0, 1))
+        self.assertEqual((socket.in_use, socket.used, socket.rested), (0, 1, True))
         self.assert_books(0, 0, 1)
         self.assertEqual((house.state(1).in_flight, house.state(1).served), (0, 1))
+
+    def test_ready(self) -> None:
+        """The other connector hears that its connection is ready before anybody uses it."""
+        told = []
+        request = self.house.ask()
+        request.joined = lambda: told.append("mode")
+        self.house.connector.under_way[0].ready = lambda: told.append("connector")
+        self.house.connect()
+        self.assertEqual(told, ["connector", "mode"])
 
     def test_ready_at_once(self) -> None:
         """A connector may have it ready: then there is no Deferred, and the rest is the same."""
@@ -257,19 +266,27 @@ class SafeTests(PoolTestCase):
 
     def test_the_kernel_has_no_port_left(self) -> None:
         """Its own count of them is the one that matters, and it comes to the same."""
+        for fresh in (False, True):
+            house = self.use(pool=SAFE)
+            (socket,) = house.idle()
+            house.wait(5)
+            request = house.ask(repeatable=False, fresh=fresh)
+            house.refuse(error=NO_PORT)
+            if fresh:
+                self.assertIs(request.error, NO_PORT)
+            else:
+                self.assertIs(request.socket, socket)
+            house.check()
+
+    def test_refused(self) -> None:
+        """Another reason is none to put it on a connection that may be dead."""
         house = self.house
-        (socket,) = house.idle()
+        house.idle()
         house.wait(5)
         request = house.ask(repeatable=False)
-        none_left = ProxyError(
-            "connect to 10.0.0.1:80 failed: Cannot assign requested address",
-            side=Side.PROXY,
-            retry=Retry.ALWAYS,
-            status=503,
-            kind="connection_limit_reached",
-        )
-        house.refuse(error=none_left)
-        self.assertIs(request.socket, socket)
+        error = refusal()
+        house.refuse(error=error)
+        self.assertIs(request.error, error)
 
     def test_one_that_comes_free(self) -> None:
         """It has just answered, so any request that waits may have it."""
@@ -371,13 +388,17 @@ class KeyTests(PoolTestCase):
         self.assertIs(house.ask().socket, socket)
 
     def test_backends_that_come_and_go(self) -> None:
-        """They leave nothing behind."""
-        house = self.house
+        """They leave nothing behind, and the last of them has all that it needs."""
+        house = self.use(max_connections=2)
         for _ in range(20):
             house.idle()[0].close()
             house.web.remove(address(1))
             house.web.add(Backend(address(1)))
             house.requests.clear()
+        busy, waiting = [house.served() for _ in range(2)], house.ask()
+        self.assertTrue(waiting.choice.waiting)
+        busy[0].finish()
+        self.assertIs(waiting.socket, busy[0].socket)
         gc.collect()
         mine = [
             each
@@ -388,16 +409,18 @@ class KeyTests(PoolTestCase):
 
     def test_two_pools(self) -> None:
         """Factories that each have a pool of their own can share a registry."""
-        house = self.use(max_connections=1)
-        request = house.served()
-        second = house.ask(pool=Pool(house.connector, house.deadlines))
-        self.assertIsNone(second.error)
-        self.assertTrue(second.choice.waiting)
-        request.finish()
-        house.turn()
-        if house.connector.under_way:  # whether they share is up to them
-            house.connect()
-        self.assertTrue(second.active)
+        for settings in ({"max_connections": 1}, {"ports": 1}):
+            house = self.use(**settings)
+            request = house.served()
+            second = house.ask(pool=Pool(house.connector, house.deadlines))
+            self.assertIsNone(second.error)
+            self.assertTrue(second.choice.waiting)
+            request.finish()
+            house.turn()
+            if house.connector.under_way:  # whether they share is up to them
+                house.connect()
+            self.assertTrue(second.active)
+            house.check()
 
     def test_snapshot(self) -> None:
         house = self.use(*backends(1, 1))

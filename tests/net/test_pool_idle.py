@@ -126,7 +126,7 @@ class TimeoutTests(PoolTestCase):
             self.assertLessEqual(self.kept_for(socket, 1), 0.25)
 
     def test_keep_alive_timeout_that_changes(self) -> None:
-        """What the backend said last holds, whether it said anything before or not."""
+        """What the backend said last holds, be it more or less than before, or nothing."""
         for before in (None, 20.0):
             house = self.use()
             house.idle_limit = before
@@ -138,6 +138,17 @@ class TimeoutTests(PoolTestCase):
             house.wait(1)
             self.assertFalse(socket.closing)
             self.kept_for(socket, 3)
+        for after in (None, 20.0):
+            house = self.use()
+            house.idle_limit = 4.0
+            (socket,) = house.idle()
+            house.wait(1)
+            request = house.ask()
+            socket.idle_limit = after
+            request.finish()
+            house.wait(15)
+            self.assertFalse(socket.closing)
+            self.kept_for(socket, 20)
 
     def test_closed_once(self) -> None:
         """A timeout has no say in what was closed for another reason and has not gone yet."""

@@ -17,15 +17,13 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxykit.errors import Retry, Side
+from proxykit.errors import Retry
 from proxykit.model import Pool as PoolConfig
 from proxykit.net.pool import FRESH
 from tests.core import backends, refusal
-from tests.net.pools import PoolHouse, Request, Socket
+from tests.net.pools import NO_PORT, PoolHouse, Request, Socket
 
 IDLE_TIMEOUT = 8.0
-#: No port at all: what the kernel says, whatever the book says.
-NO_PORT = refusal("no port is left", side=Side.PROXY, status=503)
 
 
 class PoolMachine(RuleBasedStateMachine):

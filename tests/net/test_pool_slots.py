@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proxykit.core.accountant import Use
 from proxykit.model import Pool as PoolConfig
-from tests.core import backends
+from tests.core import address, backends
 from tests.net.pools import SAFE, PoolHouse, PoolTestCase, Request
 
 
@@ -33,6 +33,13 @@ class SharingTests(SlotTestCase):
         self.assertEqual(house.state(1).in_flight, 3)
         self.assertFalse(house.ask().at_once)
         self.assert_books(1, 1, 0)
+
+    def test_ready_at_once(self) -> None:
+        """It is shared, too, when a connector has it ready."""
+        house = self.house
+        house.connector.script(address(1), True)
+        requests = [house.ask() for _ in range(3)]
+        self.assertEqual({request.socket for request in requests}, {house.sockets[0]})
 
     def test_idle_when_nobody_uses_it(self) -> None:
         house = self.house
@@ -88,21 +95,19 @@ class SharingTests(SlotTestCase):
     def test_freshest(self) -> None:
         """The one that answered last is on top, though it has not left the shelf meanwhile."""
         for settings in ({"max_connections": 2}, {"ports": 2}):
-            house = self.use(pool=SAFE, capacity=2, **settings)
-            a = house.served()
-            house.ask()
-            b = house.served()
-            house.ask()
-            a_more, b_more = (request for request in house.requests if request not in (a, b))
-            a_more.finish()
-            b_more.finish()
-            house.wait(10)
-            a.finish()
-            house.wait(0.5)
-            request = house.ask(repeatable=False)
-            self.assertTrue(request.at_once)
-            self.assertIs(request.socket, a.socket, settings)
-            house.check()
+            for left in (0, 1):
+                house = self.use(pool=SAFE, **settings)
+                a, b = self.sharing(3), self.sharing(3)
+                for request in (*a[left + 1 :], *b[left + 1 :]):
+                    request.finish()
+                house.wait(10)
+                a[0].finish()
+                self.assertEqual(a[0].socket.in_use, left)
+                house.wait(0.5)
+                request = house.ask(repeatable=False)
+                self.assertTrue(request.at_once)
+                self.assertIs(request.socket, a[0].socket)
+                house.check()
 
     def test_lost(self) -> None:
         """It is gone for all of them, and for whoever comes next."""
