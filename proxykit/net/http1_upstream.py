@@ -147,11 +147,8 @@ class Http1Upstream(RelaySide, Pooled):
             if self.relay is not None:
                 super().dataReceived(data)
             else:
-                self._serving.log.warn(
-                    "{backend}: sent {size} bytes that nobody had asked for",
-                    backend=self._address,
-                    size=len(data),
-                )
+                what = f"{self._address} sent {len(data)} bytes that nobody had asked for"
+                self._serving.warn("unasked", what)
                 self._serving.pool.retire(self)
                 self.transport.abortConnection()
             return
@@ -227,15 +224,15 @@ class Http1Upstream(RelaySide, Pooled):
         exchange.client.respond_more(payload, done, body.trailers if done else b"")
         if done:
             self._over(exchange)
-        elif len(data) >= FULL_READ and not self._splicing and body.left > FULL_READ:
+        elif len(data) >= FULL_READ and not self._asked_to_splice and body.left > FULL_READ:
             self._try_to_splice(exchange, body.left)
 
     def _try_to_splice(self, exchange: Exchange, left: int) -> None:
         """A long body of known length may go from socket to socket."""
-        self._splicing = True
+        self._asked_to_splice = True
         outlet = exchange.client.plain_outlet()
         if outlet is not None and IShortcuts.providedBy(self.transport):
-            self.transport.splice_to(outlet, left, self._spliced)
+            self._splicing = self.transport.splice_to(outlet, left, self._spliced)
 
     def _spliced(self, count: int) -> None:
         exchange, body = self.exchange, self._body
@@ -252,11 +249,8 @@ class Http1Upstream(RelaySide, Pooled):
 
     def _surplus(self, rest: bytes) -> None:
         self._keep = False
-        self._serving.log.warn(
-            "{backend}: sent {size} bytes after its answer had ended",
-            backend=self._address,
-            size=len(rest),
-        )
+        what = f"{self._address} sent {len(rest)} bytes after its answer had ended"
+        self._serving.warn("surplus", what)
 
     def _interim(self, exchange: Exchange, head: ResponseHead, rest: bytes) -> bool:
         """A response that is not the last word.
@@ -293,7 +287,7 @@ class Http1Upstream(RelaySide, Pooled):
     def _over(self, exchange: Exchange) -> None:
         """All of it has come: the connection is free for the next, or closed."""
         self.exchange = self._body = None
-        self._splicing = False
+        self._asked_to_splice = self._splicing = False
         if self._more_there and self._keep:
             self._look_behind()
         if self._progress is not None:

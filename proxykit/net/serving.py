@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, field
 from twisted.logger import Logger
 
+from proxykit.core.rarely import Rarely
 from proxykit.core.stats import Requests
 from proxykit.errors import ProxyError, Side
 from proxykit.model import AccessEntry, address_text
@@ -124,6 +125,7 @@ class Serving:
         #: Where each exchange is written down; None: nowhere.
         self.write_log: Callable[[AccessEntry], object] | None = None
         self._trusted = [ip_network(text) for text in settings.trust]
+        self._rarely = Rarely(flow.clock)
         self._ids = itertools.count(1)
         self._id_start = os.urandom(6).hex().encode()
         self._rendered: dict[ResponseHead, bytes] = {}
@@ -239,10 +241,24 @@ class Serving:
             )
 
     def failed(self, error: ProxyError) -> None:
-        """A request has come to nothing; the log says why, unless it was the client."""
+        """A request has come to nothing; the log says why, unless it was the client.
+
+        Not each time: the access log has them all.
+        """
         self.stats.count(self.stats.failed, error.kind)
         if error.side is not Side.CLIENT:
-            self.log.warn("{listener}: {error}", listener=self.name, error=error)
+            self.warn(error.kind, error.message)
+
+    def warn(self, kind: str, text: str) -> None:
+        """Say that something is wrong, unless the same kind of thing was said a moment ago."""
+        more = self._rarely.say(kind)
+        if more is not None:
+            self.log.warn(
+                "{listener}: {text}{more}",
+                listener=self.name,
+                text=text,
+                more=f" (and {more} like it before)" if more else "",
+            )
 
 
 def apply(rules: FieldRules, fields: Fields) -> None:

@@ -1,0 +1,39 @@
+"""Saying the same thing rarely: when a backend is down, each of a thousand requests fails alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+#: Seconds between two times that the same is said.
+SAY_AGAIN = 10.0
+
+
+class Rarely:
+    """Which of many events are worth a log line.
+
+    :param clock: tells the time.
+    """
+
+    __slots__ = ("_clock", "_said")
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        # When each kind was said last, and how many were not since. Kinds are few.
+        self._said: dict[str, tuple[float, int]] = {}
+
+    def say(self, kind: str) -> int | None:
+        """Whether to say it now.
+
+        :param kind: one of a fixed set of short texts.
+        :returns: None: no; otherwise how many of the same kind have not been said since the last.
+        """
+        now = self._clock.seconds()
+        said, kept_back = self._said.get(kind, (float("-inf"), 0))
+        if now - said < SAY_AGAIN:
+            self._said[kind] = said, kept_back + 1
+            return None
+        self._said[kind] = now, 0
+        return kept_back
