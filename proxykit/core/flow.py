@@ -63,7 +63,7 @@ class Flow:
             if isinstance(got, Full):
                 self._wait(choice, got)
         except ProxyError as error:
-            return fail(error)
+            return fail(error.with_traceback(None))
         if isinstance(got, Attempt):
             return got
         choice.result = Deferred(lambda _: self._leave(choice))
@@ -79,7 +79,7 @@ class Flow:
         try:
             self._note(attempt, error)
         except ProxyError:
-            return fail(error)
+            return fail(error.with_traceback(None))
         return self.upstream(choice)
 
     def _try(self, choice: Choice) -> Attempt | Full | None:
@@ -193,5 +193,7 @@ class Flow:
     def _settle(self, choice: Choice, outcome: Attempt | ProxyError) -> None:
         """Tell the mode. What it then does must find the books in order."""
         result, choice.result = choice.result, None
+        if isinstance(outcome, ProxyError):
+            outcome.__traceback__ = None
         if result is not None:
             result.callback(outcome if isinstance(outcome, Attempt) else Failure(outcome))

@@ -58,6 +58,12 @@ class _Connecting:
         self.reactor.read_instead(self)
         self._connectDone()
 
+    def failIfNotConnected(self: Any, err: Any) -> None:
+        """As always; no circle is left behind."""
+        self.__dict__.pop("doRead", None)
+        self.__dict__.pop("doWrite", None)
+        super().failIfNotConnected(err)
+
     def _connectDone(self: Any) -> None:
         """It is connected: build the protocol."""
         protocol = self.protocol = self.connector.buildProtocol(self.getPeer())

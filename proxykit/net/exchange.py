@@ -17,7 +17,6 @@ with it, or nothing was written at all.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -149,6 +148,7 @@ class Exchange(Choice):
         self.request_done = done
         self.received = len(payload)
         self.held = payload
+        self._identify()
         route: Any = serving.router.route(head)
         if route is None or route.status or route.redirect:
             self._answer(route)
@@ -207,6 +207,7 @@ class Exchange(Choice):
         head, route, forwarding = self.head, self.route, self.client.forwarding
         assert route is not None
         goes_to = host.encode("ascii") if host else head.host
+        set_by_rule = None
         self.method, self.target = head.method, head.target
         if route.replace_path is not None:
             self.target = rewritten(route, head.target)
@@ -221,9 +222,14 @@ class Exchange(Choice):
                 return False
             self.method, self.target = outgoing.method, outgoing.target
             self.repeatable = self.method in IDEMPOTENT
-            block = outgoing.fields.block()
-            self.block = b"Host: %b\r\n%b%b" % (outgoing.host, block, forwarding.end(head))
-        self._identify()
+            fields = outgoing.fields
+            end = forwarding.end(head, fields)
+            self.block = b"Host: %b\r\n%b%b" % (outgoing.host, fields.block(), end)
+            set_by_rule = fields.get("X-Request-ID")
+        if set_by_rule is not None:
+            self.request_id = set_by_rule
+        elif self.request_id:
+            self.block += b"X-Request-ID: %b\r\n" % self.request_id
         # An Upgrade has no meaning in HTTP/1.0, and none is taken that a body comes with.
         if head.fields.upgrade and head.minor and not head.fields.framing:
             self.upgrade = True
@@ -232,7 +238,7 @@ class Exchange(Choice):
     def _goes_further(self, fields: Fields) -> bool:
         """Count down Max-Forwards (RFC 9110 section 7.6.2); at its end, the answer is ours."""
         left = fields.get("max-forwards") if self.head.method in COUNTED else None
-        if left is None or not left.isdigit():
+        if left is None or not left.isdigit() or len(left) > 18:
             return True
         if int(left) > 0:
             fields.set("Max-Forwards", str(int(left) - 1))
@@ -252,6 +258,7 @@ class Exchange(Choice):
             reply = serving.on_request(self.head, outgoing)
             outgoing.check(self.head)
             if reply is not None:
+                reply.check()
                 lines = _lines(reply.fields)
         except Exception:
             serving.log.failure("{listener}: on_request", listener=serving.name)
@@ -269,8 +276,6 @@ class Exchange(Choice):
             self.request_id = given
         else:
             self.request_id = self.serving.new_id()
-        if self.request_id:
-            self.block += b"X-Request-ID: %b\r\n" % self.request_id
 
     def _joined(self, attempt: Attempt) -> None:
         """There is an upstream."""
@@ -428,7 +433,7 @@ class Exchange(Choice):
         assert serving.write_log is not None
         serving.write_log(
             AccessEntry(
-                time=time.time() - seconds,
+                time=serving.flow.clock.seconds() - seconds,
                 listener=serving.name,
                 client=address_text(self.client.info.client),
                 method=head.method.decode("ascii"),

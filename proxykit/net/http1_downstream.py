@@ -29,7 +29,7 @@ from proxykit.wire.forwarding import (
     response_start,
 )
 from proxykit.wire.http1 import Refused, RequestReader
-from proxykit.wire.http1body import body_of, chunk, last_chunk
+from proxykit.wire.http1body import body_of, chunks
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -140,7 +140,7 @@ class Http1Downstream(RelaySide):
             self._head.cancel()
             self._head = None
         self.requests += 1
-        rest = self._reader.rest
+        rest, self._reader.rest = self._reader.rest, b""
         exchange = self.exchange = Exchange(self.serving, self, head)
         framing = head.fields.framing
         if not framing:
@@ -195,6 +195,10 @@ class Http1Downstream(RelaySide):
             self._progress.cancel()
             self._progress = None
 
+    def _goes_on(self, exchange: Exchange) -> bool:
+        """Whether the connection lives on after the answer to this one."""
+        return exchange.head.keep_alive and exchange.request_done and not self._is_last
+
     @property
     def _is_last(self) -> bool:
         """Whether the client has ended, and nothing that it sent ahead is left."""
@@ -224,9 +228,7 @@ class Http1Downstream(RelaySide):
         request, serving, route = exchange.head, self.serving, exchange.route
         assert route is not None
         chunked = head.framing(request.method) < 0
-        keep = (
-            request.keep_alive and exchange.request_done and not (self.read_ended and self._is_last)
-        )
+        keep = self._goes_on(exchange)
         rules = route.response_fields
         if (
             keep
@@ -243,11 +245,11 @@ class Http1Downstream(RelaySide):
             out = serving.composed(request, route, head, chunked, keep)
         self._keep, self._chunked = keep, chunked
         if chunked:
-            payload = _chunks(payload, done, trailers)
+            payload = chunks(payload, done, trailers)
         self.transport.write(out + payload if payload else out)
 
     def respond_more(self, payload: bytes, done: bool, trailers: bytes) -> None:
-        data = _chunks(payload, done, trailers) if self._chunked else payload
+        data = chunks(payload, done, trailers) if self._chunked else payload
         if data:
             self.transport.write(data)
 
@@ -259,16 +261,15 @@ class Http1Downstream(RelaySide):
 
     def reply(self, exchange: Exchange, status: int, text: str, lines: bytes) -> None:
         request = exchange.head
-        self._keep = (
-            request.keep_alive and exchange.request_done and not (self.read_ended and self._is_last)
-        )
+        self._keep = self._goes_on(exchange)
         lines = self.serving.date_line() + lines
         if not self._keep:
             lines += CLOSE_LINE
         elif not request.minor:
             lines += KEEP_ALIVE_LINE
-        exchange.sent = len(text.encode()) if request.method != b"HEAD" else 0
-        self.transport.write(own_response(status, text, lines, request.method != b"HEAD"))
+        with_body = request.method != b"HEAD" and status not in (204, 304)
+        exchange.sent = len(text.encode()) if with_body else 0
+        self.transport.write(own_response(status, text, lines, with_body))
 
     def finished(self, exchange: Exchange) -> None:
         self.exchange = None
@@ -477,8 +478,3 @@ class Http1Downstream(RelaySide):
 
 #: In place of a body's reader: there may be more to come, and nobody will look at it.
 _NOTHING = object()
-
-
-def _chunks(payload: bytes, done: bool, trailers: bytes) -> bytes:
-    data = chunk(payload) if payload else b""
-    return data + last_chunk(trailers) if done else data

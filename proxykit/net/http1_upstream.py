@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.error import ConnectionDone
 
 from proxykit.errors import ProxyError, Retry, Side
-from proxykit.interfaces import IShortcuts
 from proxykit.net.pool import Pooled
-from proxykit.net.relay import FULL_READ, RelaySide, tune
+from proxykit.net.relay import FULL_READ, RelaySide, has_shortcuts, tune
 from proxykit.wire.forwarding import CLOSE_LINE
 from proxykit.wire.http1 import Refused, ResponseReader
-from proxykit.wire.http1body import body_of, chunk, last_chunk
+from proxykit.wire.http1body import body_of, chunks
 from proxykit.wire.http1fields import CHUNKED, UNTIL_CLOSE
 
 if TYPE_CHECKING:
@@ -66,7 +65,8 @@ class Http1Upstream(RelaySide, Pooled):
         self._opening = opening
         self._serving = serving
         self._address = opening.backend.address
-        self._reader = ResponseReader(serving.limits)
+        # With limits of its own: a listener's are for its clients.
+        self._reader = ResponseReader()
 
     def connectionMade(self) -> None:
         if not self._address.is_unix:
@@ -83,6 +83,7 @@ class Http1Upstream(RelaySide, Pooled):
         if exchange.serving is not self._serving:
             self._change_hands(exchange.serving)
         self._answering = self._committed = False
+        self._unsent = -1
         head = exchange.head
         if self.gone or self.read_ended:
             exchange.held = payload
@@ -134,8 +135,7 @@ class Http1Upstream(RelaySide, Pooled):
     def _framed(exchange: Exchange, payload: bytes, done: bool) -> bytes:
         if exchange.head.fields.framing != CHUNKED:
             return payload
-        data = chunk(payload) if payload else b""
-        return data + last_chunk(exchange.trailers) if done else data
+        return chunks(payload, done, exchange.trailers)
 
     # The answer.
 
@@ -169,7 +169,7 @@ class Http1Upstream(RelaySide, Pooled):
                 self._broken(problem)
                 return
         framing = head.framing(exchange.method)
-        rest = self._reader.rest
+        rest, self._reader.rest = self._reader.rest, b""
         self._keep = head.keep_alive and framing != UNTIL_CLOSE
         self._answering = True
         exchange.status = head.status
@@ -231,7 +231,7 @@ class Http1Upstream(RelaySide, Pooled):
         """A long body of known length may go from socket to socket."""
         self._asked_to_splice = True
         outlet = exchange.client.plain_outlet()
-        if outlet is not None and IShortcuts.providedBy(self.transport):
+        if outlet is not None and has_shortcuts(self.transport):
             self._splicing = self.transport.splice_to(outlet, left, self._spliced)
 
     def _spliced(self, count: int) -> None:
@@ -264,7 +264,7 @@ class Http1Upstream(RelaySide, Pooled):
                 self._response.touch()
             exchange.client.inform(head)
             return self.exchange is exchange
-        if not exchange.upgrade:
+        if not (exchange.upgrade and head.fields.upgrade):
             raise Refused("no 101 without an Upgrade (RFC 9110 section 15.2.2)", 502)
         self._cancel_deadlines()
         self.exchange = self._body = None
@@ -310,7 +310,7 @@ class Http1Upstream(RelaySide, Pooled):
     def _look_behind(self) -> None:
         """The last read took all that it could: is there anything behind the end of the answer?"""
         self._keep = False
-        if IShortcuts.providedBy(self.transport):
+        if has_shortcuts(self.transport):
             with suppress(OSError):  # Then it is lost, and says so itself.
                 self._keep = not self.transport.peek(1)
 

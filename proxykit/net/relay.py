@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ISSLTransport
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
@@ -58,7 +58,7 @@ class RelaySide(Protocol):
         relay.deadline.touch()
         if size >= FULL_READ and not self._asked_to_splice:
             self._asked_to_splice = True
-            if IShortcuts.providedBy(self.transport):
+            if has_shortcuts(self.transport):
                 self.transport.splice_to(sink, None, self.spliced)
 
     def spliced(self, count: int) -> None:
@@ -139,6 +139,11 @@ class Relay:
         if other.read_ended:
             other.transport.loseConnection()
             side.transport.loseConnection()
+        elif is_tls(other.transport):
+            # It cannot be half-closed. A client gets all that there was, and then the end; to a
+            # backend the end is held back, for its answer may still be coming.
+            if other is self.client:
+                other.transport.loseConnection()
         else:
             other.transport.loseWriteConnection()
 
@@ -175,10 +180,25 @@ class Relay:
         self.why = self.why or why
 
 
+def is_tls(transport: Any) -> bool:
+    """Whether what is written to it goes through TLS."""
+    return ISSLTransport.providedBy(transport)
+
+
+def has_shortcuts(transport: Any) -> bool:
+    """Whether it is an ``IShortcuts`` itself.
+
+    Twisted's wrappers (TLS, ``haproxy:``) say that they provide whatever the transport below does.
+    """
+    return IShortcuts.implementedBy(type(transport))
+
+
 def tune(transport: Any, keepalive: bool) -> None:
     """Options for a TCP socket that a proxy holds: no delay, keepalive probes."""
     # Not by setTcpNoDelay() and setTcpKeepAlive(): this is done for each connection.
     skt = transport.getHandle()
+    if not isinstance(skt, socket.socket):
+        return  # TLS has a handle of its own.
     skt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     if keepalive:
         skt.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, True)

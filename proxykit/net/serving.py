@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import time
 from collections.abc import Callable
 from email.utils import formatdate
 from ipaddress import ip_address, ip_network
@@ -88,6 +87,13 @@ class Reply:
     text: str = ""
     fields: list[tuple[str, str]] = field(factory=list)
 
+    def check(self) -> None:
+        """
+        :raises ValueError: it is no answer.
+        """
+        if not 200 <= self.status <= 599:
+            raise ValueError(f"expected a status from 200 to 599, not {self.status}")
+
 
 #: Given the request as it came and as it is to go; a Reply answers it, None lets it go on.
 RequestHook = Callable[["RequestHead", Outgoing], "Reply | None"]
@@ -145,7 +151,7 @@ class Serving:
 
     def date_line(self) -> bytes:
         """When an answer of our own was given (RFC 9110 section 6.6.1)."""
-        return b"Date: %b\r\n" % formatdate(usegmt=True).encode("ascii")
+        return b"Date: %b\r\n" % formatdate(self.flow.clock.seconds(), usegmt=True).encode("ascii")
 
     def new_id(self) -> bytes:
         """A request id, unique beyond this process."""
@@ -219,7 +225,7 @@ class Serving:
         if self.write_log is not None:
             self.write_log(
                 AccessEntry(
-                    time=time.time(),
+                    time=self.flow.clock.seconds(),
                     listener=self.name,
                     client=address_text(info.client),
                     method="-",

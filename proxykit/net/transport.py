@@ -175,7 +175,7 @@ class Short:
         """See ``IShortcuts.splice_to``."""
         if self.splice_out is not None:
             self.splice_out.stop()
-        if not IShortcuts.providedBy(sink) or self.TLS or sink.TLS or limit == 0:
+        if not isinstance(sink, Short) or self.TLS or sink.TLS or limit == 0:
             return False
         self.splice_out = sink.splice_in = Splice(self, sink, self.reactor.pipes, limit, moved)
         return True

@@ -46,4 +46,6 @@ class Upgrade:
         Relay(client, upstream, serving.flow.deadlines, timeout, self._ended).start(early)
 
     def _ended(self, why: str) -> None:
-        self.exchange.switched_back(self._client.received, why)
+        client = self._client
+        client._upgrade = None
+        self.exchange.switched_back(client.received, why)

@@ -12,9 +12,10 @@ import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from proxykit.wire.http1fields import CHUNKED
+from proxykit.wire.http1fields import CHUNKED, LONGEST_KEPT
 
 if TYPE_CHECKING:
+    from proxykit.wire.fields import Fields
     from proxykit.wire.http1 import RequestHead, ResponseHead
 
 CHUNKED_LINE = b"Transfer-Encoding: chunked\r\n"
@@ -22,6 +23,9 @@ CLOSE_LINE = b"Connection: close\r\n"
 KEEP_ALIVE_LINE = b"Connection: keep-alive\r\n"
 #: What identifies a proxy in Proxy-Status, and in Via unless it is told otherwise.
 NAME = "proxykit"
+
+#: For a request whose fields nobody has changed.
+NOTHING_SET: frozenset[bytes] = frozenset()
 
 _VERSION = (b"1.0", b"1.1")
 _NOT_STRING = re.compile(r"[^ -~]")
@@ -62,13 +66,18 @@ class Forwarding:
             and head.host == self._asked
         ):
             return self._block
-        made = b"Host: %b\r\n%b%b" % (host, head.fields.kept, self.end(head))
+        made = b"Host: %b\r\n%b%b" % (host, head.fields.kept, self.end(head, NOTHING_SET))
+        if len(made) > LONGEST_KEPT:
+            return made
         self._fields, self._minor, self._asked = head.fields, head.minor, head.host
         self._host, self._block = host, made
         return made
 
-    def end(self, head: RequestHead) -> bytes:
-        """The lines behind the client's own: framing, and who asks."""
+    def end(self, head: RequestHead, already: Fields | frozenset[bytes] = NOTHING_SET) -> bytes:
+        """The lines behind the client's own: framing, and who asks.
+
+        :param already: names of fields that somebody has set, whose word is the last.
+        """
         fields, lines = head.fields, []
         if fields.framing == CHUNKED:
             lines.append(CHUNKED_LINE)
@@ -89,12 +98,14 @@ class Forwarding:
             client = b", ".join(filter(None, (fields.forwarded_for, client)))
             element = b", ".join(filter(None, (fields.forwarded, element)))
             proto, host = fields.forwarded_proto or proto, fields.forwarded_host or host
-        if client:
-            lines.append(b"X-Forwarded-For: %b\r\n" % client)
-        lines.append(b"X-Forwarded-Proto: %b\r\n" % proto)
-        if host:
-            lines.append(b"X-Forwarded-Host: %b\r\n" % host)
-        lines.append(b"Forwarded: %b\r\n" % element)
+        for name, value in (
+            (b"X-Forwarded-For", client),
+            (b"X-Forwarded-Proto", proto),
+            (b"X-Forwarded-Host", host),
+            (b"Forwarded", element),
+        ):
+            if value and name not in already:
+                lines.append(b"%b: %b\r\n" % (name, value))
         return b"".join(lines)
 
 
@@ -140,7 +151,7 @@ def own_response(status: int, text: str, lines: bytes, with_body: bool) -> bytes
     start = b"HTTP/1.1 %d %b\r\n" % (status, reason_of(status).encode("ascii"))
     if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
         return start + lines + b"\r\n"
-    if body:
+    if body and b"content-type:" not in lines.lower():
         lines = b"Content-Type: text/plain; charset=utf-8\r\n" + lines
     start += b"%bContent-Length: %d\r\n\r\n" % (lines, len(body))
     return start + body if with_body else start

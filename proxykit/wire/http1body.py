@@ -67,6 +67,15 @@ def last_chunk(trailers: bytes) -> bytes:
     return b"0\r\n%b\r\n" % trailers
 
 
+def chunks(payload: bytes, done: bool, trailers: bytes) -> bytes:
+    """A part of a chunked body.
+
+    :param done: whether it is the last; then ``trailers`` go behind it.
+    """
+    data = chunk(payload)
+    return data + last_chunk(trailers) if done else data
+
+
 def _cut_off(status: int) -> Refused:
     return Refused("cut off: the sender ended before its message did (RFC 9112 section 8)", status)
 

@@ -96,6 +96,8 @@ class _Names(dict[bytes, bytes]):
         if looks_like_framing(lower):
             raise Refused("no name that looks like a framing field's (RFC 9112 section 6)")
         special = lower if lower in self._special else b""
+        if not special and lower.replace(b"_", b"-") in self._special:
+            special = _DROPPED
         if len(name) <= _LONGEST_WORD_KEPT:
             if len(self) >= _MOST_KEPT:
                 self.clear()
@@ -103,6 +105,7 @@ class _Names(dict[bytes, bytes]):
         return special
 
 
+_DROPPED = b"_"
 _REQUEST_NAMES = _Names((*HOP_BY_HOP, *_FORWARDING, *_REQUEST_STAYS, b"host"))
 _RESPONSE_NAMES = _Names((*HOP_BY_HOP, *_RESPONSE_STAYS))
 
