@@ -190,14 +190,17 @@ class Exchange(Choice):
             else:
                 self.refuse(404, "nothing is served at this path")
             return
-        status, text, lines = route.status, route.text, b""
+        status, text = route.status, route.text
         if route.redirect and not head.host and "{host}" in route.redirect:
             self.refuse(400, "a Host is needed here")
             return
+        fields = Fields(b"")
         if route.redirect:
             url = redirect_url(route, self.client.forwarding.scheme, head.host, head.target)
-            lines, status = b"Location: %b\r\n" % url, status or 308
-        self._reply(status, text and text + "\n", lines + _lines(route.response_fields.set))
+            fields.set("Location", url)
+            status = status or 308
+        apply(route.response_fields, fields)
+        self._reply(status, text and text + "\n", fields.block())
 
     def _compose(self, host: str) -> bool:
         """Put together what goes to the backend.

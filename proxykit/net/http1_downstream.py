@@ -24,6 +24,7 @@ from proxykit.wire.forwarding import (
     CLOSE_LINE,
     KEEP_ALIVE_LINE,
     Forwarding,
+    has_line,
     own_response,
     reason_of,
     response_start,
@@ -262,7 +263,8 @@ class Http1Downstream(RelaySide):
     def reply(self, exchange: Exchange, status: int, text: str, lines: bytes) -> None:
         request = exchange.head
         self._keep = self._goes_on(exchange)
-        lines = self.serving.date_line() + lines
+        if not has_line(lines, b"date"):
+            lines = self.serving.date_line() + lines
         if not self._keep:
             lines += CLOSE_LINE
         elif not request.minor:

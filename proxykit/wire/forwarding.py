@@ -140,6 +140,11 @@ def reason_of(status: int) -> str:
         return "Status"
 
 
+def has_line(lines: bytes, name: bytes) -> bool:
+    """Whether there is a field of that name, in lower case, among these lines."""
+    return b"\n%b:" % name in b"\n" + lines.lower()
+
+
 def own_response(status: int, text: str, lines: bytes, with_body: bool) -> bytes:
     """A whole response of the proxy's own.
 
@@ -151,7 +156,7 @@ def own_response(status: int, text: str, lines: bytes, with_body: bool) -> bytes
     start = b"HTTP/1.1 %d %b\r\n" % (status, reason_of(status).encode("ascii"))
     if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
         return start + lines + b"\r\n"
-    if body and b"content-type:" not in lines.lower():
+    if body and not has_line(lines, b"content-type"):
         lines = b"Content-Type: text/plain; charset=utf-8\r\n" + lines
     start += b"%bContent-Length: %d\r\n\r\n" % (lines, len(body))
     return start + body if with_body else start
