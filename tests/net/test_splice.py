@@ -215,7 +215,8 @@ class RelayTests(SpliceTestCase):
                     sent[number] += there.send(BODY[sent[number] :])
             self.turn()
         self.assertLessEqual(self.reactor.pipes.lent, MOST_PIPES)
-        self.assertGreater(self.reactor.pipes.lent, 0)
+        # Whether one is held at this very moment depends on how much the kernel has taken.
+        self.assertGreater(sum(upstream.through_pipes for *_, upstream, _ in relays), 0)
         for number, (here, there, *_rest, why) in enumerate(relays):
             there.shutdown(socket.SHUT_WR)
             received = bytearray()
