@@ -186,7 +186,12 @@ class Accountant:
         limit = backend.cluster.config.max_connections
         if backend.connections >= limit:
             return Full(f"{backend.address} has all of its {limit} connections (max_connections)")
-        budget = None if backend.address.is_unix else self._page(backend)
+        try:
+            budget = None if backend.address.is_unix else self._page(backend)
+        except ProxyError as error:
+            if error.side is Side.PROXY and backend.connections:
+                return Full(error.message)  # Those that it has will be free, or closed.
+            raise
         if budget is not None and budget.free <= 0:
             budget.refused.setdefault(backend)
             return Full(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: Seconds, and bytes, for which a connection that was ended early is still read from.
 LINGER = 2.0
-LINGER_BYTES = 1 << 20
+LINGER_BYTES = 1 << 26
 
 
 class Closing:

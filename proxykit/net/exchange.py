@@ -25,7 +25,7 @@ from twisted.internet.defer import CancelledError
 from proxykit.core.choice import Attempt, Choice
 from proxykit.core.routing import normal_path, redirect_url, rewritten
 from proxykit.errors import ProxyError, Retry
-from proxykit.model import AccessEntry, HttpRoute, address_text
+from proxykit.model import AccessEntry, HttpRoute
 from proxykit.net.serving import Outgoing, Reply, apply
 from proxykit.wire.forwarding import proxy_status, reason_of
 from proxykit.wire.http1fields import Fields
@@ -438,7 +438,7 @@ class Exchange(Choice):
             AccessEntry(
                 time=serving.flow.clock.seconds() - seconds,
                 listener=serving.name,
-                client=address_text(self.client.info.client),
+                client=serving.client_text(self.client.info) or "unix:",
                 method=head.method.decode("ascii"),
                 target=head.target.decode("ascii"),
                 version=f"HTTP/1.{head.minor}",

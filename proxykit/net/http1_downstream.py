@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from proxykit.net.serving import Serving
     from proxykit.wire.http1 import ResponseHead
 
+#: Requests of one client that are answered in one turn, where each can be answered at once.
+REQUESTS_AT_ONCE = 16
 #: Bytes that a client may send ahead; then it is not read from.
 AHEAD_BYTES = 65536
 #: Methods that have a body as a rule.
@@ -79,6 +81,7 @@ class Http1Downstream(RelaySide):
     _held = False
     _too_far = False
     _pumping = False
+    _resting = False
 
     #: Once the connection carries another protocol.
     _upgrade: Upgrade | None = None
@@ -196,6 +199,11 @@ class Http1Downstream(RelaySide):
             self._progress.cancel()
             self._progress = None
 
+    def _rested(self) -> None:
+        self._resting = False
+        if not self.gone:
+            self._pump()
+
     def _goes_on(self, exchange: Exchange) -> bool:
         """Whether the connection lives on after the answer to this one."""
         return exchange.head.keep_alive and exchange.request_done and not self._is_last
@@ -207,11 +215,18 @@ class Http1Downstream(RelaySide):
 
     def _pump(self) -> None:
         """Take what was sent ahead, one request after the other."""
-        if self._pumping:
+        if self._pumping or self._resting:
             return
         self._pumping = True
+        left = REQUESTS_AT_ONCE
         try:
             while self._ahead and self.exchange is None and not (self._closing or self._clogged):
+                if not left:
+                    # Answers of our own come at once: nobody else would have his turn.
+                    self._resting = True
+                    self.serving.flow.clock.callLater(0, self._rested)
+                    break
+                left -= 1
                 data, self._ahead = self._ahead, b""
                 self._read(data)
         finally:

@@ -95,14 +95,11 @@ class Http1Upstream(RelaySide, Pooled):
             lines = CLOSE_LINE
         else:
             lines = b""
-        if head.fields.private:
-            self._make_private()
-        data = b"%b %b HTTP/1.1\r\n%b%b\r\n" % (
-            exchange.method,
-            exchange.target,
-            exchange.block,
-            lines,
-        )
+        block = exchange.block
+        if block.startswith(b"Host: \r\n"):  # HTTP/1.0; many backends would refuse it so
+            name = "localhost" if self._address.is_unix else str(self._address)
+            block = b"Host: %b%b" % (name.encode("ascii"), block[6:])
+        data = b"%b %b HTTP/1.1\r\n%b%b\r\n" % (exchange.method, exchange.target, block, lines)
         if head.fields.framing:
             self._committed = payload != b""
             data += self._framed(exchange, payload, done)
@@ -178,6 +175,9 @@ class Http1Upstream(RelaySide, Pooled):
             self.idle_limit = head.fields.idle_timeout
         if head.fields.private:
             self._make_private()
+        elif exchange.head.fields.private and self.capacity:
+            # Perhaps it is somebody's by now, perhaps only the client says so: it serves nobody.
+            self._keep = False
         if framing == len(rest):
             exchange.sent = framing
             exchange.client.respond(exchange, head, rest, True, b"")

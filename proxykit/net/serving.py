@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from proxykit.core.rarely import Rarely
 from proxykit.core.stats import Requests
 from proxykit.errors import ProxyError, Side
-from proxykit.model import AccessEntry, address_text
+from proxykit.model import AccessEntry
 from proxykit.net.http1_upstream import Http1Upstream
 from proxykit.wire.forwarding import (
     CLOSE_LINE,
@@ -227,7 +227,7 @@ class Serving:
                 AccessEntry(
                     time=self.flow.clock.seconds(),
                     listener=self.name,
-                    client=address_text(info.client),
+                    client=self.client_text(info) or "unix:",
                     method="-",
                     target="-",
                     version="-",

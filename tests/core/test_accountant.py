@@ -192,6 +192,24 @@ class AccountantTests(SynchronousTestCase):
         lease.release()
         self.assertEqual(backend.connections, 0)
 
+    def test_no_descriptor_to_ask_for_the_way(self):
+        """One that has connections waits for those; one that has none cannot."""
+        house = House(*backends(1))
+        backend = house.state(1)
+        full = [False]
+
+        def source_of(host):
+            if full[0]:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return HERE
+
+        accountant = Accountant(PortRange(1, 10), source_of)
+        lease = accountant.lease(backend)
+        full[0] = True
+        self.assertIn("Too many open files", accountant.lease(backend).what)
+        lease.release()
+        self.assertRaises(ProxyError, accountant.lease, backend)
+
     def test_no_way(self):
         for cause, why in (
             (OSError(errno.ENETUNREACH, "Network is unreachable"), "Network is unreachable"),

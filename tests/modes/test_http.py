@@ -8,7 +8,7 @@ from twisted.trial.unittest import TestCase
 
 from proxykit.model import HttpRoute
 from proxykit.modes.http_settings import HttpSettings
-from proxykit.net.http1_downstream import AHEAD_BYTES
+from proxykit.net.http1_downstream import AHEAD_BYTES, REQUESTS_AT_ONCE
 from tests.http_sockets import (
     HttpProxy,
     Message,
@@ -228,6 +228,14 @@ class KeepAliveTests(TestCase):
         self.assertEqual((await client.get("/", host="", version="1.0")).body, b"ok")
         self.assertEqual(origin.requests[0]["Host"], "inner.example")
 
+    async def test_http_1_0_without_any_host(self) -> None:
+        """HTTP/1.1 has to have one, and many servers refuse an empty one."""
+        origin = await start_origin(self, [OK])
+        proxy = start_http(self, origin)
+        client = await proxy.connect()
+        self.assertEqual((await client.get("/", host="", version="1.0")).body, b"ok")
+        self.assertEqual(origin.requests[0]["Host"], str(origin.address))
+
     async def test_http_1_0_and_a_body_without_a_length(self) -> None:
         """It would have to end with the connection, which for a request nothing can."""
         origin = await start_origin(self, [OK])
@@ -408,13 +416,31 @@ class PipeliningTests(TestCase):
         self.assertEqual(found, ["/1", "fixed", "fixed", "/2", "fixed"])
 
     async def test_a_thousand_answers_of_our_own(self) -> None:
-        """In a loop: they do not go deeper and deeper."""
+        """They do not go deeper and deeper, and others have their turn in between."""
         routes = [HttpRoute(path="/", status=204)]
         proxy = await self.echo(routes=routes)
         client = await proxy.connect()
         client.send(b"".join(request("GET", f"/{number}") for number in range(1000)))
-        for _ in range(1000):
+        side = await proxy.served_by()
+        await until(lambda: side.requests)
+        await turns()
+        self.assertEqual(side.requests, REQUESTS_AT_ONCE + 1)
+        for number in range(1000):
+            if number % REQUESTS_AT_ONCE == 0:
+                proxy.clock.advance(0)
             self.assertEqual((await client.response()).status, 204)
+
+    async def test_a_client_that_leaves_between_two_turns(self) -> None:
+        proxy = await self.echo(routes=[HttpRoute(path="/", status=204)])
+        client = await proxy.connect()
+        client.send(request() * 100)
+        side = await proxy.served_by()
+        await until(lambda: side.requests)
+        client.reset()
+        await until(lambda: side.gone)
+        asked = side.requests
+        proxy.clock.advance(0)
+        self.assertEqual(side.requests, asked)
 
     async def test_nothing_after_the_last(self) -> None:
         proxy = await self.echo()

@@ -405,12 +405,14 @@ class PrivateTests(TestCase):
         self.assertEqual(self.proxy.stats["private"], {"authenticated": 2})
         self.assertEqual(self.proxy.pooled()["idle"], 0)
 
-    async def test_by_what_the_client_sends(self) -> None:
+    async def test_by_what_the_client_says_alone(self) -> None:
+        """It keeps nothing for itself, and nobody gets what may be somebody's: it is closed."""
         await self.start("Authorization: Negotiate abc", scheme="")
+        await self.origin.ends[0].lost()
         other = await self.proxy.connect()
         await other.get()
         await self.client.get()
-        self.assertEqual(self.ends, [self.origin.ends[n] for n in (0, 1, 0)])
+        self.assertEqual(self.ends, [self.origin.ends[n] for n in (0, 1, 1)])
 
     async def test_basic_and_bearer_are_for_a_request(self) -> None:
         for scheme in ("Basic", "Bearer"):
