@@ -36,6 +36,9 @@ class Use(IntEnum):
     RELEASED = 3  # its socket is closed
 
 
+# Finding a member of an enumeration takes as long as all that is then done with it.
+_ACTIVE, _IDLE = Use.ACTIVE, Use.IDLE
+
 #: From one use to the next. RELEASED is final: a lease is given back once.
 TRANSITIONS: tuple[tuple[Use, ...], ...] = (
     (Use.ACTIVE, Use.RELEASED),
@@ -120,28 +123,30 @@ class Lease:
     def idle(self) -> None:
         """Its socket waits in a pool."""
         # This and the next are done for each request, so the figures are moved right here.
-        if self.use is not Use.ACTIVE:
+        if self.use is not _ACTIVE:
             self._move(Use.IDLE)
         elif self._budget is not None:
             counts = self._budget.counts
             counts[1] -= 1
             counts[2] += 1
-        self.use = Use.IDLE
+        self.use = _IDLE
 
     def busy(self) -> None:
         """Its socket came out of the pool again."""
-        if self.use is not Use.IDLE:
+        if self.use is not _IDLE:
             self._move(Use.ACTIVE)
         elif self._budget is not None:
             counts = self._budget.counts
             counts[2] -= 1
             counts[1] += 1
-        self.use = Use.ACTIVE
+        self.use = _ACTIVE
 
     @property
     def wanted(self) -> bool:
         """Whether another backend waits for a port of this budget."""
-        refused = self._budget.refused if self._budget is not None else ()
+        if self._budget is None or not self._budget.refused:
+            return False
+        refused = self._budget.refused
         return len(refused) > (self._backend in refused)
 
     def release(self) -> None:

@@ -206,7 +206,9 @@ class Http1Downstream(RelaySide):
 
     def _goes_on(self, exchange: Exchange) -> bool:
         """Whether the connection lives on after the answer to this one."""
-        return exchange.head.keep_alive and exchange.request_done and not self._is_last
+        if self.read_ended and not self._ahead:
+            return False
+        return exchange.head.keep_alive and exchange.request_done
 
     @property
     def _is_last(self) -> bool:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from proxykit.model import Address
     from proxykit.model import Pool as PoolConfig
 
+_ACTIVE = Use.ACTIVE
+
 #: ``reuse = "safe"``: seconds for which a connection that has answered is taken to be alive.
 FRESH = 1.0
 #: Seconds by which we are earlier than a backend that says when it closes idle connections; and
@@ -220,7 +222,10 @@ class Pool:
                 connection.close_idle()
             return
         connection.answered = self._clock.seconds()
-        self._offer(connection)
+        if connection.shelf.pending:
+            self._offer(connection)
+        else:
+            self._put(connection)
 
     def retire(self, connection: Pooled) -> None:
         """Nobody else may have it: it is about to be closed, or it is one client's alone."""
@@ -311,8 +316,9 @@ class Pool:
         """Back to the shelf, on top."""
         shelf, lease = connection.shelf, connection.lease
         # Whoever was given a slot may have given it back by now, and it lies here already.
-        if not connection.in_use and lease.use is Use.ACTIVE:
-            shelf.free.pop(connection, None)
+        if not connection.in_use and lease.use is _ACTIVE:
+            if connection.capacity > 1:
+                shelf.free.pop(connection, None)
             if self._closed or not shelf.shares or lease.wanted:
                 # Wanted: another cluster has nothing to this address, and nobody may starve there
                 # for what lies idle here.
@@ -322,7 +328,8 @@ class Pool:
             connection.rested = True
             shelf.idle += 1
         if shelf.shares:
-            shelf.free.pop(connection, None)
+            if connection.capacity > 1:  # It may lie there, and is to be on top.
+                shelf.free.pop(connection, None)
             shelf.free[connection] = None
         backend = shelf.backend
         if backend.full is not None:
