@@ -233,15 +233,17 @@ class ConnInfo:
 
     :ivar id: unique in this process.
     :ivar client: the client's address, as the listener understood it.
+    :ivar client_host: the same without its port, as balancing by source wants it.
     """
 
     id: int
     listener: str
     client: IAddress
+    # Kept, for it is asked for with each request.
+    client_host: str = field(init=False, eq=False, repr=False)
 
-    @property
-    def client_host(self) -> str:
-        """The client without its port, as balancing by source wants it."""
+    @client_host.default
+    def _without_port(self) -> str:
         client = self.client
         # A tuple, for isinstance() takes three times as long with a union.
         if isinstance(client, (IPv4Address, IPv6Address)):

@@ -67,9 +67,7 @@ class HttpFactory(Factory):
 
     def buildProtocol(self, addr: Any) -> Any:
         """A protocol for one client."""
-        protocol = Http1Downstream()
-        protocol.serving = self.serving
-        return protocol
+        return Http1Downstream(self.serving)
 
 
 @implementer(IMode)

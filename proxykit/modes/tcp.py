@@ -65,6 +65,7 @@ class UpstreamSide(RelaySide):
     name = "backend"
 
     def __init__(self, attempt: Attempt, keepalive: bool) -> None:
+        super().__init__()
         self._attempt = attempt
         self._keepalive = keepalive
 

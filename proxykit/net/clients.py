@@ -79,7 +79,7 @@ class _Connecting:
 
     def connectionLost(self: Any, reason: Failure) -> None:
         """Before it was connected: an error that the socket knows. After that, as always."""
-        if self.connected or "socket" not in self.__dict__:
+        if self.connected or not hasattr(self, "socket"):
             connector = self.connector
             try:
                 super().connectionLost(reason)

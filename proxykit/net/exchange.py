@@ -113,12 +113,14 @@ class Exchange(Choice):
     :ivar request_done: whether all of the request has come.
     :ivar responded: whether the head of an answer has gone to the client.
     :ivar received: bytes of the request's body; ``sent``: of the answer's.
+    :ivar block: the lines that go to the backend, but for ``id_line`` and what is said of the
+        connection.
     :ivar upgrade: whether the client asks for another protocol on this connection.
     """
 
-    __slots__ = ("backend", "block", "client", "failure", "head", "held", "limit", "lost", "method",
-                 "received", "request_done", "request_id", "responded", "reused", "route",
-                 "sent", "serving", "status", "target", "trailers", "upgrade",
+    __slots__ = ("backend", "block", "client", "failure", "head", "held", "id_line", "limit",
+                 "lost", "method", "received", "request_done", "request_id", "responded",
+                 "reused", "route", "sent", "serving", "status", "target", "trailers", "upgrade",
                  "upstream")  # fmt: skip
 
     def __init__(self, serving: Serving, client: Client, head: RequestHead) -> None:
@@ -134,7 +136,7 @@ class Exchange(Choice):
         self.backend: BackendState | None = None
         self.started: float | None = None
         self.held = self.trailers = self.request_id = b""
-        self.method = self.target = self.block = b""
+        self.method = self.target = self.block = self.id_line = b""
         self.limit = self.received = self.sent = self.status = 0
         self.request_done = self.responded = self.reused = self.upgrade = False
         self.failure = ""
@@ -232,7 +234,7 @@ class Exchange(Choice):
         if set_by_rule is not None:
             self.request_id = set_by_rule
         elif self.request_id:
-            self.block += b"X-Request-ID: %b\r\n" % self.request_id
+            self.id_line = b"X-Request-ID: %b\r\n" % self.request_id
         # An Upgrade has no meaning in HTTP/1.0, and none is taken that a body comes with.
         if head.fields.upgrade and head.minor and not head.fields.framing:
             self.upgrade = True

@@ -55,40 +55,42 @@ class Http1Downstream(RelaySide):
     :ivar private: an upstream connection that is this client's alone.
     """
 
+    __slots__ = ("_ahead", "_body", "_chunked", "_clogged", "_closing", "_head", "_held", "_idle",
+                 "_keep", "_progress", "_reader", "_upgrade", "exchange", "forwarding", "info",
+                 "private", "requests", "serving")  # fmt: skip
+
     name = "client"
-    serving: Serving
-    forwarding: Forwarding
-    exchange: Exchange | None = None
-    private: Http1Upstream | None = None
-    requests = 0
-
-    #: What a listener says of the connection. Without one it is made up here.
-    info: ConnInfo = None  # type: ignore[assignment]
-
-    #: What reads the body of the present request; None: it has none, or all of it has come.
-    _body: Any = None
-    #: What was sent ahead.
-    _ahead: bytes = b""
-    #: Once the last answer has been given.
-    _closing: Closing | None = None
-    #: Whether the answer goes out in chunks.
-    _chunked = False
-    #: Whether the connection lives on after the answer that is under way.
-    _keep = True
-    #: Whether the client takes no more at the moment.
-    _clogged = False
-    #: Whether it is not read from: because the backend takes no more; because too much is ahead.
-    _held = False
+    #: Whether too much was sent ahead, so that it is not read from.
     _too_far = False
     _pumping = False
     _resting = False
 
-    #: Once the connection carries another protocol.
-    _upgrade: Upgrade | None = None
-
-    _idle: Deadline | None = None
-    _head: Deadline | None = None
-    _progress: Deadline | None = None
+    def __init__(self, serving: Serving) -> None:
+        super().__init__()
+        self.serving = serving
+        self.forwarding: Forwarding
+        #: What a listener says of the connection. Without one it is made up here.
+        self.info: ConnInfo = None  # type: ignore[assignment]
+        self.exchange: Exchange | None = None
+        self.private: Http1Upstream | None = None
+        self.requests = 0
+        self._reader = RequestReader(serving.limits)
+        #: What reads the body of the present request; None: it has none, or all of it has come.
+        self._body: Any = None
+        #: What was sent ahead.
+        self._ahead = b""
+        #: Once the last answer has been given; once the connection carries another protocol.
+        self._closing: Closing | None = None
+        self._upgrade: Upgrade | None = None
+        #: Whether the answer goes out in chunks.
+        self._chunked = False
+        #: Whether the connection lives on after the answer that is under way.
+        self._keep = True
+        #: Whether the client takes no more at the moment; whether the backend does not.
+        self._clogged = self._held = False
+        self._idle: Deadline | None = None
+        self._head: Deadline | None = None
+        self._progress: Deadline | None = None
 
     def connectionMade(self) -> None:
         serving, transport = self.serving, self.transport
@@ -99,7 +101,6 @@ class Http1Downstream(RelaySide):
         host = serving.client_text(self.info)
         scheme = b"https" if ISSLTransport.providedBy(transport) else b"http"
         self.forwarding = Forwarding(host, scheme, serving.trusts(host), serving.settings.via)
-        self._reader = RequestReader(serving.limits)
         transport.registerProducer(self, True)
         self._await_head()
 

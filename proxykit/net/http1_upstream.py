@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.error import ConnectionDone
 
 from proxykit.errors import ProxyError, Retry, Side
-from proxykit.net.pool import Pooled
+from proxykit.net.pool import POOLED_SLOTS, Pooled
 from proxykit.net.relay import FULL_READ, RelaySide, has_shortcuts, tune
 from proxykit.wire.forwarding import CLOSE_LINE
 from proxykit.wire.http1 import Refused, ResponseReader
@@ -38,35 +38,40 @@ class Http1Upstream(RelaySide, Pooled):
     :param opening: told when it is connected; see ``Attempt.succeeded``.
     """
 
+    __slots__ = (*POOLED_SLOTS, "_address", "_answering", "_body", "_client_held", "_committed",
+                 "_keep", "_more_there", "_paused", "_progress", "_reader", "_response", "_serving",
+                 "_splicing", "_unsent", "exchange")  # fmt: skip
+
     name = "backend"
-    exchange: Exchange | None = None
-    _body: Any = None
-    _keep = False
-    _response: Deadline | None = None
-    _progress: Deadline | None = None
-    _splicing = False
-    #: Whether its reading is paused, because the client takes no more.
-    _paused = False
-    #: Whether the client's is, because this one takes no more.
-    _client_held = False
-    #: Whether the head of the answer to the present request has come.
-    _answering = False
-    #: Whether the present request cannot be sent again: a part of a body went with it, or the
-    #: backend has said that it works on it.
-    _committed = False
     #: What is to be asked again once this connection is closed.
     _repeat: tuple[Exchange, ProxyError] | None = None
-    #: Whether the last read may have left something behind.
-    _more_there = False
-    #: Bytes that waited for the client when the deadline looked last.
-    _unsent = -1
 
     def __init__(self, opening: Any, serving: Serving) -> None:
+        RelaySide.__init__(self)
+        Pooled.__init__(self)
         self._opening = opening
         self._serving = serving
         self._address = opening.backend.address
         # With limits of its own: a listener's are for its clients.
         self._reader = ResponseReader()
+        self.exchange: Exchange | None = None
+        self._body: Any = None
+        self._keep = False
+        self._response: Deadline | None = None
+        self._progress: Deadline | None = None
+        self._splicing = False
+        #: Whether its reading is paused, because the client takes no more; whether the client's is,
+        #: because this one does not.
+        self._paused = self._client_held = False
+        #: Whether the head of the answer to the present request has come.
+        self._answering = False
+        #: Whether the present request cannot be sent again: a part of a body went with it, or the
+        #: backend has said that it works on it.
+        self._committed = False
+        #: Whether the last read may have left something behind.
+        self._more_there = False
+        #: Bytes that waited for the client when the deadline looked last.
+        self._unsent = -1
 
     def connectionMade(self) -> None:
         if not self._address.is_unix:
@@ -89,12 +94,11 @@ class Http1Upstream(RelaySide, Pooled):
             exchange.held = payload
             self._ended("closed the connection before it was asked", True)
             return
+        lines = exchange.id_line
         if exchange.upgrade:
-            lines = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.fields.upgrade
-        elif self.shelf.config.reuse == "never":
-            lines = CLOSE_LINE
-        else:
-            lines = b""
+            lines += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.fields.upgrade
+        elif not self.shelf.shares:
+            lines += CLOSE_LINE
         block = exchange.block
         if block.startswith(b"Host: \r\n"):  # HTTP/1.0; many backends would refuse it so
             name = "localhost" if self._address.is_unix else str(self._address)

@@ -45,6 +45,11 @@ LATENESS = 1 / 8
 LEAST_IDLE = 0.1
 
 
+#: What :class:`Pooled` has; whoever has it beside another class with slots makes them there.
+POOLED_SLOTS = ("_idle", "_idle_for", "answered", "capacity", "idle_limit", "in_use", "lease",
+                "rested", "shelf", "used")  # fmt: skip
+
+
 class Pooled:
     """What the pool knows of a connection. A mode's upstream protocol is also one of these.
 
@@ -56,17 +61,19 @@ class Pooled:
     :ivar rested: whether it has ever lain idle.
     """
 
-    capacity = 1
-    in_use = 0
-    answered = 0.0
-    used = 0
-    rested = False
-    idle_limit: float | None = None
     lease: Lease
     shelf: Shelf
-    _idle: Deadline | None = None
-    #: The ``idle_limit`` that the deadline was made for.
-    _idle_for: float | None = None
+
+    def __init__(self) -> None:
+        self.capacity = 1
+        self.in_use = 0
+        self.answered = 0.0
+        self.used = 0
+        self.rested = False
+        self.idle_limit: float | None = None
+        self._idle: Deadline | None = None
+        #: The ``idle_limit`` that the deadline was made for.
+        self._idle_for: float | None = None
 
     def close_idle(self) -> None:
         """Nobody uses it, and nobody shall: close it."""

@@ -34,18 +34,22 @@ FULL_READ = 65536
 class RelaySide(Protocol):
     """One of a relay's two connections. Until a relay is there, its bytes are not looked at here.
 
-    :ivar name: how the log calls this side.
+    :cvar name: how the log calls this side.
     :ivar received: bytes that came from this side.
+    :ivar read_ended: whether no more will come; ``gone``: whether the connection is closed.
     """
 
+    # Slots, here and in what is made of this: see net/transport.py.
+    __slots__ = ("_asked_to_splice", "gone", "read_ended", "received", "relay", "transport")
+
     transport: Any
+    relay: Relay | None
     name = ""
-    relay: Relay | None = None
-    received = 0
-    #: What has ended: the bytes that come from here; those that go there.
-    read_ended = False
-    gone = False
-    _asked_to_splice = False
+
+    def __init__(self) -> None:
+        self.relay = None
+        self.received = 0
+        self.read_ended = self.gone = self._asked_to_splice = False
 
     def dataReceived(self, data: bytes) -> None:
         """Hand it on."""

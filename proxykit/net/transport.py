@@ -28,24 +28,45 @@ if TYPE_CHECKING:
 
 _DONE = Failure(error.ConnectionDone())
 _RESET = struct.pack("ii", 1, 0)
+#: Of one read.
+READ_BYTES = 65536
 
 
 @implementer(IShortcuts)
 class Short:
-    """Mixed into a stock ``Connection``."""
+    """Mixed into a stock ``Connection``.
+
+    :ivar splice_out: where its bytes may be spliced to; ``splice_in``: from where to it.
+    :ivar waits: what was written in this turn and goes out at its end.
+    :ivar pipe_holds: whether there are bytes in a pipe that have to go out before any others.
+    """
+
+    # What each read and each write looks at. CPython finds a slot at once; for an attribute that
+    # the stock classes only have a default for it looks through all of them each time.
+    __slots__ = ("TLS", "_aborting", "_tempDataBuffer", "_writeDisconnecting", "bufferSize",
+                 "connected", "dataBuffer", "disconnecting", "pipe_holds", "producer",
+                 "producerPaused", "protocol", "reactor", "socket", "splice_out",
+                 "streamingProducer", "waits")  # fmt: skip
 
     reactor: ProxykitReactor
+    splice_out: Splice | None
+    waits: bytes
     #: Whether another descriptor, somebody else's, stands for the same socket.
     adopted = False
     #: Whether the other side has ended.
     ended = False
-    #: Where its bytes may be spliced to, and from where it may be spliced to.
-    splice_out: Splice | None = None
     splice_in: Splice | None = None
-    #: What was written in this turn and goes out at its end.
-    waits = b""
-    #: Whether there are bytes in a pipe that have to go out before any others.
-    pipe_holds = False
+
+    def __new__(cls, *_args: Any, **_others: Any) -> Any:
+        """As the stock classes have it in the beginning, by whichever way it is made."""
+        made: Any = super().__new__(cls)
+        made.TLS = made._aborting = made._writeDisconnecting = False
+        made.connected = made.disconnecting = made.producerPaused = False
+        made.streamingProducer = made.pipe_holds = False
+        made.producer = made.splice_out = None
+        made.dataBuffer = made.waits = b""
+        made.bufferSize = READ_BYTES
+        return made
 
     def write(self: Any, data: bytes) -> None:
         """Send it at the end of this turn, with whatever else is written until then.
@@ -259,7 +280,7 @@ class Short:
 
     def connectionLost(self: Any, reason: Failure) -> None:
         """Close the socket, then tell the protocol."""
-        skt = self.__dict__.get("socket")
+        skt = getattr(self, "socket", None)
         if skt is None:
             return  # It is gone already: somebody aborted it, and then raised.
         if self.waits:

@@ -36,6 +36,7 @@ class Socket(Pooled):
     """
 
     def __init__(self, house: PoolHouse, opening: Any) -> None:
+        super().__init__()
         self.house = house
         self.opening = opening
         self.capacity = house.capacity

@@ -28,6 +28,7 @@ class Side(RelaySide):
     """One that tells how its bytes came."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.through_pipes = 0
         self.lost: Any = None
 
