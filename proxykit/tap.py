@@ -8,40 +8,27 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import resource
 import select
 import signal
 import sys
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
-from types import NoneType, UnionType
-from typing import Any, NoReturn, Union, get_args, get_origin
+from typing import Any, NoReturn
 
-from attrs import NOTHING, Attribute, fields, frozen, resolve_types
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python import usage
 
-from proxykit import __version__
-from proxykit.components import IComponent, components
-from proxykit.config import build, load
+from proxykit.components import components
+from proxykit.config import load
 from proxykit.errors import ConfigError
-from proxykit.interfaces import IMode
-from proxykit.model import Config, HttpRoute
+from proxykit.flags import BaseOptions, mode_options, say
+from proxykit.model import Config
 
 _log = Logger(namespace="proxykit")
-
-#: The cluster of the backends that are given by --backend.
-_DEFAULT = "backends"
-#: Flags that no setting can have, beside those in ``optParameters``.
-_TAKEN = ("backend", "route", "help", "version")
-_ROUTES = ("routes", tuple[HttpRoute, ...])
-_IN_FILE = "As in the file"
-#: What settings classes say of their fields.
-_IVAR = re.compile(r":ivar (\w+):(.*?)(?=:ivar |\n\s*\n|\Z)", re.DOTALL)
 
 
 def _exit(lines: Iterable[str]) -> NoReturn:
@@ -53,191 +40,13 @@ def _exit(lines: Iterable[str]) -> NoReturn:
     raise SystemExit(1)
 
 
-class _Options(usage.Options):
-    def opt_version(self) -> NoReturn:
-        """Display the version of proxykit and exit."""
-        _say(f"proxykit {__version__}\n")
-        raise SystemExit(0)
-
-
-@frozen
-class _RouteFlag:
-    """One ``--route``: a route, and a cluster of its own.
-
-    :ivar text: as it was written.
-    """
-
-    text: str
-    host: str
-    path: str
-    addresses: list[str]
-    cluster: str
-
-    @classmethod
-    def parse(cls, text: str, taken: Container[str]) -> _RouteFlag:
-        """
-        :param taken: names of clusters that there are.
-        :raises UsageError: that is no route.
-        """
-        where, _, addresses = text.partition("=")
-        host, slash, path = where.partition("/")
-        if not (host and addresses):
-            raise usage.UsageError(
-                f"--route {text}: expected HOST=ADDRESS or HOST/PATH=ADDRESS,ADDRESS,..."
-            )
-        name = re.sub(r"[^!-.0-~]", ":", where)
-        while name in taken:
-            name += "+"
-        host = "" if host == "*" else host
-        return cls(text, host, slash + path or "/", addresses.split(","), name)
-
-
-class _ModeOptions(_Options):
-    """What can be said of one listener without a file."""
-
-    optParameters = [
-        ["listen", "l", None, "Where to listen: a Twisted server endpoint, such as tcp:9000"],
-        ["admin", None, None, "Where the admin listener is, such as tcp:9901:interface=127.0.0.1"],
-        ["balance", None, None, f"How a backend is chosen: {', '.join(components('balance'))}"],
-    ]
-    mode = ""
-    #: By their flags: the settings that have one value, and those that are lists.
-    settings: dict[str, Attribute[Any]] = {}
-    lists: dict[str, Attribute[Any]] = {}
-
-    def __init__(self) -> None:
-        self.backends: list[str] = []
-        self.routes: list[_RouteFlag] = []
-        self.listed: dict[str, list[str]] = {name: [] for name in self.lists}
-        super().__init__()  # type: ignore[no-untyped-call]
-
-    def opt_backend(self, address: str) -> None:
-        """A backend: host:port, [v6]:port or unix:/path. May be given more than once."""
-        self.backends.append(address)
-
-    opt_b = opt_backend
-
-    def data(self) -> dict[str, Any]:
-        """The same as a file would say it."""
-        listener: dict[str, Any] = {"name": self.mode, "mode": self.mode}
-        if self["listen"] is not None:
-            listener["listen"] = self["listen"]
-        for name, each in self.settings.items():
-            if self[name] is not None:
-                listener[each.name] = _value(self[name], _one_type(each.type))
-        listener |= {
-            self.lists[name].name: values for name, values in self.listed.items() if values
-        }
-        if self.routes:
-            listener["routes"] = [
-                {"host": route.host, "path": route.path, "cluster": route.cluster}
-                for route in self.routes
-            ]
-        data: dict[str, Any] = {"listeners": [listener]}
-        clusters = {route.cluster: route.addresses for route in self.routes}
-        if self.backends or (self["balance"] is not None and not self.routes):
-            listener["cluster"] = _DEFAULT
-            clusters[_DEFAULT] = self.backends
-        if clusters:
-            balance = {} if self["balance"] is None else {"balance": self["balance"]}
-            data["clusters"] = {
-                name: {"backends": addresses, **balance} for name, addresses in clusters.items()
-            }
-        if self["admin"] is not None:
-            data["admin"] = {"listen": self["admin"]}
-        return data
-
-    def place(self, path: tuple[str | int, ...]) -> str:
-        """The flag that a mistake at a key path is about."""
-        match path:
-            case ("clusters", name, "backends", int() as index, *_) if name == _DEFAULT:
-                return f"--backend {self.backends[index]}"
-            case ("clusters", name, "backends", int(), *_):
-                return next(f"--route {each.text}" for each in self.routes if each.cluster == name)
-            case ("clusters", _, "backends") | ("listeners", _):
-                return "--backend"
-            case ("admin", *_):
-                return "--admin"
-            case ("listeners", _, "routes", int() as index, *_):
-                return f"--route {self.routes[index].text}"
-            case ("listeners", _, str() as key, int() as index):
-                flag = key.replace("_", "-")
-                return f"--{flag} {self.listed[flag][index]}"
-            case _:
-                return f"--{str(path[-1]).replace('_', '-')}"
-
-    def postOptions(self) -> None:
-        """Turn what was said into a configuration."""
-        parent: Any = self.parent
-        parent.configured(lambda: build(self.data(), self.place, environ=os.environ))
-
-
-class _RoutingOptions(_ModeOptions):
-    """The same for a mode that routes by host and path."""
-
-    def opt_route(self, text: str) -> None:
-        """HOST[/PATH]=ADDRESS[,ADDRESS...]: the backends for a host, such as a.example or
-        *.a.example, or * for any, and below a path. May be given more than once."""
-        taken = {_DEFAULT, *(route.cluster for route in self.routes)}
-        self.routes.append(_RouteFlag.parse(text, taken))
-
-
-def _mode_options(component: IComponent) -> usage.Options:
-    """Options for one mode: each of its settings is one, so that a plugin's are there as well.
-
-    A setting that is a list of strings may be given more than once; one that is a table, or a list
-    of tables, can only be set in a file. ``routes`` has a flag of its own.
-    """
-    mode = IMode(component.load()())  # type: ignore[operator]
-    resolve_types(mode.settings)
-    taken = {*(parameter[0] for parameter in _ModeOptions.optParameters), *_TAKEN}
-    free = {
-        name: each
-        for each in fields(mode.settings)
-        if each.init and (name := each.name.replace("_", "-")) not in taken
-    }
-    settings = {name: each for name, each in free.items() if _one_type(each.type) is not None}
-    lists = {name: each for name, each in free.items() if each.type == tuple[str, ...]}
-    said = _said_of_fields(mode.settings)
-    routing = any((each.name, each.type) == _ROUTES for each in fields(mode.settings))
-    # Twisted collects the options of classes, not of instances.
-    made = type(
-        "_ThisModeOptions",
-        (_RoutingOptions if routing else _ModeOptions,),
-        {
-            "mode": component.name,
-            "settings": settings,
-            "lists": lists,
-            "longdesc": _sentence(component.summary),
-            "optParameters": [
-                [name, None, None, f"{said.get(each.name, _IN_FILE)}; default: {_default(each)}"]
-                for name, each in settings.items()
-            ],
-            **{
-                f"opt_{each.name}": _repeatable(name, said.get(each.name, _IN_FILE))
-                for name, each in lists.items()
-            },
-        },
-    )
-    options: usage.Options = made()
-    return options
-
-
-def _repeatable(name: str, said: str) -> Callable[[_ModeOptions, str], None]:
-    def option(self: _ModeOptions, value: str) -> None:
-        self.listed[name].append(value)
-
-    option.__doc__ = f"{said}. May be given more than once."
-    return option
-
-
-class _DemoOptions(_Options):
+class _DemoOptions(BaseOptions):
     """Nothing to say."""
 
     longdesc = "Two built-in origins, a listener for each mode, and the admin listener."
 
 
-class Options(_Options):
+class Options(BaseOptions):
     """``twistd proxykit`` and what may follow."""
 
     synopsis = "(--config FILE | MODE [options] | demo)"
@@ -251,7 +60,7 @@ class Options(_Options):
         """The modes, a plugin's among them, and the demo."""
         modes = components("mode").values()
         return [
-            *((each.name, None, partial(_mode_options, each), each.summary) for each in modes),
+            *((each.name, None, partial(mode_options, each), each.summary) for each in modes),
             ("demo", None, _DemoOptions, "try it: origins and listeners of its own"),
         ]
 
@@ -340,7 +149,7 @@ def makeService(options: Options) -> IService:
     spare_the_collector()
     parent = _UserService(options.parent or {}, reactor)
     if options.configuration is None:
-        service: ProxyService = DemoService(reactor, _say)
+        service: ProxyService = DemoService(reactor, say)
     else:
         service = ProxyService(reactor)
         try:
@@ -377,14 +186,6 @@ def chain_sigusr1(reopen: Callable[[], object], reactor: Any) -> None:
     signal.signal(signal.SIGUSR1, handle)
 
 
-def _say(text: str) -> None:
-    """To the person at the terminal; in the log it would be broken up."""
-    stream = sys.__stdout__
-    if stream is not None:
-        stream.write(text)
-        stream.flush()
-
-
 def raise_descriptor_limit(reactor: object) -> None:
     """Use all the descriptors that this process may have: a connection takes two.
 
@@ -404,45 +205,3 @@ def spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
-
-
-def _said_of_fields(settings: type) -> dict[str, str]:
-    """The first sentence that the docstring has for each field, without the final dot."""
-    return {
-        name: _sentence(" ".join(text.split()).partition(". ")[0].removesuffix("."))[:-1]
-        for name, text in _IVAR.findall(settings.__doc__ or "")
-    }
-
-
-def _default(setting: Attribute[Any]) -> object:
-    default = setting.default
-    if isinstance(default, bool):
-        return "yes" if default else "no"
-    return "none" if default in (NOTHING, None, "") else default
-
-
-def _one_type(kind: Any) -> type | None:
-    """The type of a setting that one word can say; None: it is a list, or a table."""
-    if get_origin(kind) in (Union, UnionType):
-        kind, *more = [each for each in get_args(kind) if each is not NoneType]
-        if more:
-            return None
-    kind = getattr(kind, "__supertype__", kind)  # a NewType's
-    return kind if kind in (str, int, float, bool) else None
-
-
-def _value(text: str, kind: type | None) -> object:
-    """What a file would have for this text; the text itself where it is none, to be refused."""
-    if kind is bool:
-        return {"yes": True, "true": True, "no": False, "false": False}.get(text, text)
-    if kind in (int, float):
-        for number in (int, float):
-            try:
-                return number(text)
-            except ValueError:
-                pass
-    return text

@@ -26,7 +26,7 @@ _ROWS: tuple[tuple[str, ...], ...] = (
     ("modes", "sources"),
     ("config", "tables"),
     ("ops", "lab", "testing"),
-    ("tap", "cli", "__main__"),
+    ("flags", "tap", "cli", "__main__"),
     ("plugins",),
 )
 RANKS = {name: rank for rank, row in enumerate(_ROWS) for name in row}

@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
-from proxykit import __version__, tap
+from proxykit import __version__, flags, tap
 from proxykit.components import Component
 from proxykit.model import Address, Backend, Config, HttpRoute
 from proxykit.modes.http_settings import HttpSettings
@@ -189,7 +189,7 @@ class FlagTests(TapTestCase):
 
     def test_help_names_every_setting_with_its_default(self) -> None:
         options = self.parse(*TCP)
-        assert isinstance(options.subOptions, tap._ModeOptions)
+        assert isinstance(options.subOptions, flags.ModeOptions)
         text = " ".join(str(options.subOptions).split())
         for part in (
             "--idle-timeout= Seconds without a byte in either direction; default: 600.0",
@@ -218,7 +218,7 @@ class FlagTests(TapTestCase):
     def test_a_mode_of_somebody_elses(self) -> None:
         """Its settings become flags, whatever their types are written as."""
         component = Component("mode", "odd", f"{__name__}:OddMode", "an odd one")
-        options: Any = tap._mode_options(component)
+        options: Any = flags.mode_options(component)
         options.parent = Capturing()
         options.parent.subCommand = "odd"
         options.parseOptions(
