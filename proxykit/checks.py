@@ -9,16 +9,27 @@ a list or a table raises ``proxykit.strict.Wrong``, which says where in it the m
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NewType
+import ipaddress
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NewType
 
 from attrs import field, fields_dict, frozen
 
 from proxykit import strict
-from proxykit.strict import Wrong, found
+from proxykit.model import Address
+from proxykit.strict import Problem, Wrong, found
+
+if TYPE_CHECKING:
+    from proxykit.model import Listener
 
 #: The name of a cluster that the same configuration has; a field of this type is checked for that.
 ClusterName = NewType("ClusterName", str)
+
+#: The name of a listener that can take connections over; a field of this type is checked for that.
+ListenerName = NewType("ListenerName", str)
+
+#: ``refuse``, ``close``, or the name of a cluster; a field of this type is checked to be one.
+Fallback = NewType("Fallback", str)
 
 #: A Twisted server endpoint string; a field of this type is checked to be one.
 EndpointText = NewType("EndpointText", str)
@@ -87,6 +98,35 @@ def one_of(*words: str) -> Check:
     return Check(f"one of {', '.join(words)}", lambda value: value in words)
 
 
+def host_pattern(text: str) -> bool:
+    """Whether this is a host without a port, ``*.`` and a name, or empty."""
+    name = text.removeprefix("*.")
+    try:
+        address = Address.parse(f"{name}:1")
+    except ValueError:
+        return text == ""
+    if address.is_unix or name.endswith("."):
+        return False
+    return name == text or not address.is_ip
+
+
+def network(text: str) -> None:
+    """For a ``str`` that is a network, an IP address, or ``unix``.
+
+    :raises ValueError: it is none.
+    """
+    if text == "unix":
+        return
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        try:
+            near = ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            raise ValueError("expected a network such as 10.0.0.0/8, an address, or unix") from None
+        raise ValueError(f"expected {near}") from None
+
+
 def default_of(cls: type, key: str) -> Any:
     """The default that a class of the model has for a field, for the same key in a table."""
     return fields_dict(cls)[key].default
@@ -95,3 +135,39 @@ def default_of(cls: type, key: str) -> Any:
 def as_in(cls: type, key: str, check: Check | Each) -> Any:
     """A key with the default that the model has for it."""
     return field(default=default_of(cls, key), metadata={"check": check})
+
+
+def header_fault(listener: Listener) -> str:
+    """What is wrong with the PROXY headers that a listener asks for; empty: nothing."""
+    if not listener.proxy_protocol:
+        return ""
+    if not listener.trust:
+        return "needs trust: the networks that may send a PROXY header"
+    kind = listener.listen.partition(":")[0]
+    if kind in ("ssl", "tls"):
+        return f"a PROXY header comes before TLS, with which {kind}: begins"
+    if kind == "haproxy":
+        return "the endpoint haproxy: reads a PROXY header already"
+    return ""
+
+
+def hand_over_faults(listeners: Sequence[Listener]) -> list[Problem]:
+    """What is wrong with the routes that name listeners, and with listeners that do not listen."""
+    named = {listener.name: listener for listener in listeners}
+    problems: list[Problem] = []
+    targets: set[str] = set()
+    for index, listener in enumerate(listeners):
+        for at, route in enumerate(getattr(listener.settings, "routes", ())):
+            name = getattr(route, "listener", "")
+            target = named.get(name)
+            targets.add(name)
+            if name and (target is None or target.mode == listener.mode):
+                why = "there is none" if target is None else f"its mode is {target.mode} as well"
+                place = ("listeners", index, "routes", at, "listener")
+                problems.append((place, f"{name!r} cannot take connections over: {why}"))
+    problems += [
+        (("listeners", index, "listen"), "missing: no route hands connections over to it")
+        for index, listener in enumerate(listeners)
+        if not listener.listen and listener.name not in targets
+    ]
+    return problems

@@ -20,7 +20,7 @@ from cattrs.gen import make_dict_unstructure_fn
 
 from proxykit import strict, tomllines
 from proxykit.errors import ConfigError
-from proxykit.model import Address, Config, FieldRules, HttpRoute
+from proxykit.model import Address, Config, FieldRules, HttpRoute, SniRoute
 from proxykit.sources import static
 from proxykit.strict import Problem, Wrong, dotted, found
 from proxykit.tables import LISTENER_KEYS, Reader, Resolve
@@ -84,13 +84,18 @@ def as_toml(config: Config) -> str:
     top["clusters"] = {cluster.name: made.unstructure(cluster) for cluster in config.clusters}
     for cluster in top["clusters"].values():
         del cluster["name"]
-        if not cluster["host"]:
-            del cluster["host"]
+        for key in ("host", "proxy_protocol"):
+            if not cluster[key]:
+                del cluster[key]
         for backend in cluster["backends"]:
             del backend["name"]
     top["listeners"] = [
-        {name: getattr(listener, name) for name in LISTENER_KEYS if name != "cluster"}
-        | ({"cluster": listener.cluster} if listener.cluster else {})
+        {
+            name: value
+            for name in LISTENER_KEYS
+            # An empty text is no endpoint, and no cluster's name.
+            if (value := getattr(listener, name)) != ""
+        }
         | (made.unstructure(listener.settings) or {})
         for listener in config.listeners
     ]
@@ -105,9 +110,10 @@ def _writer() -> Converter:
     )
     # Of a route only what it says: an empty cluster, or a status of 0, is not one in a file. This
     # looks up the hooks for its parts now.
-    made.register_unstructure_hook(
-        HttpRoute, make_dict_unstructure_fn(HttpRoute, made, _cattrs_omit_if_default=True)
-    )
+    for kind in (HttpRoute, SniRoute):
+        made.register_unstructure_hook(
+            kind, make_dict_unstructure_fn(kind, made, _cattrs_omit_if_default=True)
+        )
     return made
 
 

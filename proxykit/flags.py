@@ -18,14 +18,16 @@ from twisted.python import usage
 from proxykit import __version__
 from proxykit.components import IComponent, components
 from proxykit.config import build
+from proxykit.errors import ConfigError
 from proxykit.interfaces import IMode
-from proxykit.model import HttpRoute
+from proxykit.model import HttpRoute, SniRoute
 
 #: The cluster of the backends that are given by --backend.
 _DEFAULT = "backends"
 #: Flags that no setting can have, beside those in ``optParameters``.
-_TAKEN = ("backend", "route", "help", "version")
-_ROUTES = ("routes", tuple[HttpRoute, ...])
+_TAKEN = ("backend", "route", "trust", "help", "version")
+#: What --proxy-protocol may be: read a header from each client, send one to each backend.
+_DIRECTIONS = ("in", "out", "both")
 _IN_FILE = "As in the file"
 #: What settings classes say of their fields.
 _IVAR = re.compile(r":ivar (\w+):(.*?)(?=:ivar |\n\s*\n|\Z)", re.DOTALL)
@@ -60,17 +62,18 @@ class _RouteFlag:
     cluster: str
 
     @classmethod
-    def parse(cls, text: str, taken: Container[str]) -> _RouteFlag:
+    def parse(cls, text: str, taken: Container[str], by_path: bool) -> _RouteFlag:
         """
         :param taken: names of clusters that there are.
+        :param by_path: whether it may have a path.
         :raises UsageError: that is no route.
         """
         where, _, addresses = text.partition("=")
         host, slash, path = where.partition("/")
-        if not (host and addresses):
-            raise usage.UsageError(
-                f"--route {text}: expected HOST=ADDRESS or HOST/PATH=ADDRESS,ADDRESS,..."
-            )
+        if not (host and addresses) or (slash and not by_path):
+            more = " or HOST/PATH=ADDRESS,ADDRESS,..." if by_path else ",ADDRESS,..."
+            expected = f"HOST=ADDRESS{more}"
+            raise usage.UsageError(f"--route {text}: expected {expected}")
         name = re.sub(r"[^!-.0-~]", ":", where)
         while name in taken:
             name += "+"
@@ -85,14 +88,18 @@ class ModeOptions(BaseOptions):
         ["listen", "l", None, "Where to listen: a Twisted server endpoint, such as tcp:9000"],
         ["admin", None, None, "Where the admin listener is, such as tcp:9901:interface=127.0.0.1"],
         ["balance", None, None, f"How a backend is chosen: {', '.join(components('balance'))}"],
+        ["proxy-protocol", None, None, f"PROXY headers: {', '.join(_DIRECTIONS)}"],
     ]
     mode = ""
     #: By their flags: the settings that have one value, and those that are lists.
+    #: Whether its routes go by path, too.
+    by_path = False
     settings: dict[str, Attribute[Any]] = {}
     lists: dict[str, Attribute[Any]] = {}
 
     def __init__(self) -> None:
         self.backends: list[str] = []
+        self.trusted: list[str] = []
         self.routes: list[_RouteFlag] = []
         self.listed: dict[str, list[str]] = {name: [] for name in self.lists}
         super().__init__()  # type: ignore[no-untyped-call]
@@ -102,6 +109,11 @@ class ModeOptions(BaseOptions):
         self.backends.append(address)
 
     opt_b = opt_backend
+
+    def opt_trust(self, network: str) -> None:
+        """Who may say for whom it speaks, by PROXY headers or forwarding fields: a network, an
+        address, or unix. May be given more than once."""
+        self.trusted.append(network)
 
     def data(self) -> dict[str, Any]:
         """The same as a file would say it."""
@@ -114,9 +126,15 @@ class ModeOptions(BaseOptions):
         listener |= {
             self.lists[name].name: values for name, values in self.listed.items() if values
         }
+        if self.trusted:
+            listener["trust"] = self.trusted
+        direction = self._direction()
+        if direction in ("in", "both"):
+            listener["proxy_protocol"] = True
         if self.routes:
             listener["routes"] = [
-                {"host": route.host, "path": route.path, "cluster": route.cluster}
+                {"host": route.host, "cluster": route.cluster}
+                | ({"path": route.path} if self.by_path else {})
                 for route in self.routes
             ]
         data: dict[str, Any] = {"listeners": [listener]}
@@ -125,13 +143,22 @@ class ModeOptions(BaseOptions):
             listener["cluster"] = _DEFAULT
             clusters[_DEFAULT] = self.backends
         if clusters:
-            balance = {} if self["balance"] is None else {"balance": self["balance"]}
+            shared = {} if self["balance"] is None else {"balance": self["balance"]}
+            if direction in ("out", "both"):
+                shared["proxy_protocol"] = "v2"
             data["clusters"] = {
-                name: {"backends": addresses, **balance} for name, addresses in clusters.items()
+                name: {"backends": addresses, **shared} for name, addresses in clusters.items()
             }
         if self["admin"] is not None:
             data["admin"] = {"listen": self["admin"]}
         return data
+
+    def _direction(self) -> str | None:
+        direction: str | None = self["proxy-protocol"]
+        if direction not in (None, *_DIRECTIONS):
+            words = ", ".join(_DIRECTIONS)
+            raise ConfigError([f"--proxy-protocol: expected one of {words}, not {direction!r}"])
+        return direction
 
     def place(self, path: tuple[str | int, ...]) -> str:
         """The flag that a mistake at a key path is about."""
@@ -146,6 +173,8 @@ class ModeOptions(BaseOptions):
                 return "--admin"
             case ("listeners", _, "routes", int() as index, *_):
                 return f"--route {self.routes[index].text}"
+            case ("listeners", _, "trust", int() as index):
+                return f"--trust {self.trusted[index]}"
             case ("listeners", _, str() as key, int() as index):
                 flag = key.replace("_", "-")
                 return f"--{flag} {self.listed[flag][index]}"
@@ -159,13 +188,31 @@ class ModeOptions(BaseOptions):
 
 
 class _RoutingOptions(ModeOptions):
+    """The same for a mode that routes by host."""
+
+    def opt_route(self, text: str) -> None:
+        """HOST=ADDRESS[,ADDRESS...]: the backends for a host, such as a.example or *.a.example, or
+        * for any. May be given more than once."""
+        taken = {_DEFAULT, *(route.cluster for route in self.routes)}
+        self.routes.append(_RouteFlag.parse(text, taken, self.by_path))
+
+
+class _PathRoutingOptions(_RoutingOptions):
     """The same for a mode that routes by host and path."""
+
+    by_path = True
 
     def opt_route(self, text: str) -> None:
         """HOST[/PATH]=ADDRESS[,ADDRESS...]: the backends for a host, such as a.example or
         *.a.example, or * for any, and below a path. May be given more than once."""
-        taken = {_DEFAULT, *(route.cluster for route in self.routes)}
-        self.routes.append(_RouteFlag.parse(text, taken))
+        super().opt_route(text)
+
+
+#: By the type of a mode's setting ``routes``.
+_BY_ROUTES: dict[Any, type[ModeOptions]] = {
+    tuple[HttpRoute, ...]: _PathRoutingOptions,
+    tuple[SniRoute, ...]: _RoutingOptions,
+}
 
 
 def mode_options(component: IComponent) -> usage.Options:
@@ -185,11 +232,12 @@ def mode_options(component: IComponent) -> usage.Options:
     settings = {name: each for name, each in free.items() if _one_type(each.type) is not None}
     lists = {name: each for name, each in free.items() if each.type == tuple[str, ...]}
     said = _said_of_fields(mode.settings)
-    routing = any((each.name, each.type) == _ROUTES for each in fields(mode.settings))
+    routes = next((each.type for each in fields(mode.settings) if each.name == "routes"), None)
+    base = _BY_ROUTES.get(routes, ModeOptions)
     # Twisted collects the options of classes, not of instances.
     made = type(
         "_ThisModeOptions",
-        (_RoutingOptions if routing else ModeOptions,),
+        (base,),
         {
             "mode": component.name,
             "settings": settings,
@@ -225,7 +273,8 @@ def _said_of_fields(settings: type) -> dict[str, str]:
     """The first sentence that the docstring has for each field, without the final dot."""
     return {
         name: _sentence(" ".join(text.split()).partition(". ")[0].removesuffix("."))[:-1]
-        for name, text in _IVAR.findall(settings.__doc__ or "")
+        for each in reversed(settings.__mro__)
+        for name, text in _IVAR.findall(each.__doc__ or "")
     }
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IProtocolFactory
+    from twisted.internet.interfaces import IProtocol, IProtocolFactory
 
     from proxykit.core.accountant import Lease
     from proxykit.core.choice import Attempt
@@ -49,6 +49,14 @@ class ISnapshot(Interface):
 
     def snapshot() -> dict[str, Any]:
         """Plain data, ready for JSON."""
+
+
+class IHandsOver(Interface):
+    """A factory whose protocols may give a connection to another listener's mode."""
+
+    def hand_over_by(hand_over: Callable[[IProtocol, str, bytes], object]) -> None:
+        """From now on ``hand_over(protocol, name, received)`` gives a protocol's connection to the
+        listener of that name, with what has been read of it; the protocol hears no more of it."""
 
 
 class ILogsAccess(Interface):
@@ -163,6 +171,16 @@ class IShortcuts(Interface):
 
         :raises OSError: the connection is lost.
         """
+
+    def look(seen: Callable[[bytes], object] | None, size: int) -> None:
+        """From now on show what has come, at most ``size`` bytes, to ``seen``, in place of reading
+        it. Whoever takes none of it is shown it again at once. None: read as ever.
+
+        Once nothing is to be shown, and the other side has ended, that is told as ever.
+        """
+
+    def switch(protocol: IProtocol) -> None:
+        """Another protocol gets all that comes from now on; it is not told so."""
 
     def splice_to(sink: Any, limit: int | None, moved: Callable[[int], object]) -> bool:
         """Bytes that come may go straight to the transport ``sink``, the next ``limit`` of them.

@@ -135,6 +135,8 @@ class Cluster:
     :ivar deadline: seconds after which no other backend is tried for one upstream choice.
     :ivar pool: how its connections are used again, where a mode does that.
     :ivar host: the Host of requests to its backends; empty: the client's own is kept.
+    :ivar proxy_protocol: the version of the PROXY header that each connection to a backend begins
+        with, ``v1`` or ``v2``; empty: none.
     """
 
     name: str
@@ -147,6 +149,7 @@ class Cluster:
     deadline: float = 30.0
     pool: Pool = Pool()
     host: str = ""
+    proxy_protocol: str = ""
 
 
 @frozen
@@ -196,13 +199,32 @@ class HttpRoute(Route):
 
 
 @frozen
+class SniRoute(Route):
+    """Where TLS connections go that ask for one server name, or one protocol.
+
+    :ivar host: a name, ``*.`` and a name for all below it, or empty for every name and none.
+    :ivar alpn: one of these protocols has to be offered; empty: whatever is.
+    :ivar listener: whose mode gets the connection, in place of a cluster; empty: a cluster does.
+    """
+
+    cluster: str = ""
+    host: str = ""
+    alpn: tuple[str, ...] = ()
+    listener: str = ""
+
+
+@frozen
 class Listener:
     """Where connections come in, and which mode treats them.
 
-    :ivar listen: a Twisted server endpoint string.
+    :ivar listen: a Twisted server endpoint string; empty: it only takes over what others accept.
     :ivar cluster: where traffic goes that no route takes; empty: it is refused.
     :ivar max_connections: then it stops accepting; it resumes at 95%.
     :ivar settings: the mode's own settings, an instance of its ``settings`` class.
+    :ivar trust: networks (``unix``: clients on a unix socket) whose word on whom they speak for is
+        believed: their PROXY headers, their forwarding fields.
+    :ivar proxy_protocol: whether each connection begins with a PROXY header.
+    :ivar proxy_timeout: seconds for the whole of it.
     """
 
     name: str
@@ -211,6 +233,9 @@ class Listener:
     cluster: str = ""
     max_connections: int = 10000
     settings: object = None
+    trust: tuple[str, ...] = ()
+    proxy_protocol: bool = False
+    proxy_timeout: float = 5.0
 
 
 @frozen
@@ -233,12 +258,18 @@ class ConnInfo:
 
     :ivar id: unique in this process.
     :ivar client: the client's address, as the listener understood it.
-    :ivar client_host: the same without its port, as balancing by source wants it.
+    :ivar server: the address that it connected to; None: nobody has asked.
+    :ivar relay: who has said so in a PROXY header; None: it is what the socket says.
+    :ivar tlvs: type and value of what else is known of the connection, as PROXY headers have it.
+    :ivar client_host: the client's address without its port, as balancing by source wants it.
     """
 
     id: int
     listener: str
     client: IAddress
+    server: IAddress | None = None
+    relay: IAddress | None = None
+    tlvs: tuple[tuple[int, bytes], ...] = ()
     # Kept, for it is asked for with each request.
     client_host: str = field(init=False, eq=False, repr=False)
 
@@ -302,14 +333,15 @@ class PoolKey:
     :ivar address: resolved.
     :ivar source: the local address it leaves from; empty: the kernel's choice.
     :ivar tls: the identity it was opened with; empty: plain.
-    :ivar client: whom it speaks for, where the backend is told; else empty.
+    :ivar proxy_protocol: the version of the PROXY header it begins with; then only requests of one
+        client may share it. Empty: none.
     """
 
     cluster: str
     address: Address
     source: str = ""
     tls: str = ""
-    client: str = ""
+    proxy_protocol: str = ""
 
 
 @frozen

@@ -8,7 +8,7 @@ means beyond its type (there is such a cluster, such a mode; a name resolves) is
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 from typing import Any, NewType, cast
 
@@ -20,16 +20,22 @@ from proxykit import strict
 from proxykit.checks import (
     Check,
     ClusterName,
+    Each,
     EndpointText,
+    Fallback,
+    ListenerName,
     as_in,
     default_of,
+    hand_over_faults,
+    header_fault,
+    network,
     number_between,
     one_of,
     positive_seconds,
     whole_at_least,
     whole_between,
 )
-from proxykit.components import components
+from proxykit.components import IComponent, components
 from proxykit.interfaces import IMode
 from proxykit.model import (
     Address,
@@ -40,8 +46,10 @@ from proxykit.model import (
     HttpRoute,
     Listener,
     Pool,
+    SniRoute,
 )
 from proxykit.modes.http_settings import FieldRulesTable, RouteTable
+from proxykit.modes.sni_settings import CLOSE, REFUSE, SniRouteTable
 from proxykit.strict import Problem, Wrong, did_you_mean, dotted, found
 from proxykit.tomllines import KeyPath
 from proxykit.wire.http1grammar import host_name
@@ -61,6 +69,9 @@ _ENDPOINT = "a Twisted server endpoint such as tcp:8080 or tcp:8080:interface=12
 _HIGHEST_PORT = 65535
 #: Port 0 is another port each time, so that two listeners may have it.
 _ANY_PORT = re.compile(r"(tcp6?|ssl):(port=)?0+(:|\Z)")
+#: In place of a listener's endpoint that is not given, and is needed.
+_MISSING: Any = object()
+_NOWHERE = EndpointText("")
 _CALLED = re.compile(r"\A[\w.]+\(\) ")
 
 
@@ -102,15 +113,19 @@ class _ClusterTable:
     host: str = as_in(
         Cluster, "host", Check("a host such as web.internal or web.internal:81", _is_host_field)
     )
+    proxy_protocol: str = as_in(Cluster, "proxy_protocol", one_of("v1", "v2"))
 
 
-@frozen
+@frozen(kw_only=True)
 class _ListenerTable:
     name: str = field(metadata={"check": _name})
-    listen: EndpointText
+    listen: EndpointText = _NOWHERE
     mode: _ModeName
     cluster: ClusterName = field(default=default_of(Listener, "cluster"))
     max_connections: int = as_in(Listener, "max_connections", whole_at_least(1))
+    trust: tuple[str, ...] = as_in(Listener, "trust", Each(network))
+    proxy_protocol: bool = field(default=default_of(Listener, "proxy_protocol"))
+    proxy_timeout: float = as_in(Listener, "proxy_timeout", positive_seconds)
 
 
 #: The keys of a listener that are not its mode's.
@@ -147,11 +162,15 @@ class Reader:
         self.modes = components("mode")
         clusters = data.get("clusters")
         self.cluster_names = list(clusters) if isinstance(clusters, dict) else []
+        self.listener_names = _names(data.get("listeners"))
+        self.taking_over = _taking_over(data.get("listeners"))
         self.converter = strict.converter()
         hooks: tuple[tuple[Any, _Hook], ...] = (
             (Address, _address),
             (EndpointText, _endpoint),
             (ClusterName, self._cluster_name),
+            (Fallback, self._fallback),
+            (ListenerName, self._listener_name),
             (_BalanceName, _named(components("balance"))),
             (_ModeName, _named(self.modes)),
             (_Backends, self._backends),
@@ -159,6 +178,7 @@ class Reader:
             (_Listeners, self._listeners),
             (Pool, self._from(_PoolTable, Pool)),
             (HttpRoute, self._from(RouteTable, HttpRoute)),
+            (SniRoute, self._from(SniRouteTable, SniRoute)),
             (FieldRules, self._field_rules),
         )
         for kind, hook in hooks:
@@ -170,10 +190,11 @@ class Reader:
         """
         read: _FileTable = strict.read_table(self.converter, self.data, _FileTable)
         admin = read.admin.listen if read.admin else ""
-        if problems := _repeated(
+        problems = _repeated(
             [(("admin", "listen"), admin), *_listens(enumerate(read.listeners), "listeners")],
             "the same endpoint as ",
-        ):
+        )
+        if problems := problems + hand_over_faults(read.listeners):
             raise Wrong(problems)
         return Config(read.listeners, read.clusters, admin, read.sources.headroom)
 
@@ -193,10 +214,17 @@ class Reader:
     def _cluster_name(self, value: Any, _: object) -> str:
         if not isinstance(value, str):
             raise Wrong.here(f"expected the name of a cluster, not {found(value)}")
-        if value not in self.cluster_names:
-            near = did_you_mean(value, self.cluster_names, "'")
-            raise Wrong.here(f"there is no cluster {value!r}{near}")
-        return value
+        return _one_named("cluster", value, self.cluster_names)
+
+    def _fallback(self, value: Any, _: object) -> str:
+        if not isinstance(value, str):
+            raise Wrong.here(f"expected {REFUSE}, {CLOSE} or a cluster, not {found(value)}")
+        return _one_named("cluster", value, ["", *self.cluster_names, REFUSE, CLOSE])
+
+    def _listener_name(self, value: Any, _: object) -> str:
+        if not isinstance(value, str):
+            raise Wrong.here(f"expected the name of a listener, not {found(value)}")
+        return _one_named("listener", value, self.listener_names)
 
     def _clusters(self, value: Any, _: object) -> tuple[Cluster, ...]:
         if not isinstance(value, dict):
@@ -263,8 +291,10 @@ class Reader:
         index, table = numbered
         if not isinstance(table, dict):
             raise Wrong.here(f"expected a table, not {found(table)}")
-        own = {"name": f"listener-{index + 1}"}
+        own = {"name": _default_name(index)}
         own |= {key: value for key, value in table.items() if key in LISTENER_KEYS}
+        if "listen" not in own and own["name"] not in self.taking_over:
+            own["listen"] = _MISSING
         others = {key: value for key, value in table.items() if key not in LISTENER_KEYS}
         parts = (
             ("own", lambda: strict.read_table(self.converter, own, _ListenerTable)),
@@ -275,6 +305,8 @@ class Reader:
             raise Wrong((path[1:], message) for path, message in problems)
         mode, settings = good["settings"]
         listener = Listener(**attrs.asdict(good["own"], recurse=False), settings=settings)
+        if fault := header_fault(listener):
+            raise Wrong([(("proxy_protocol",), fault)])
         try:
             mode.check(listener)
         except ValueError as error:
@@ -284,8 +316,9 @@ class Reader:
     def _settings(self, name: object, table: dict[str, Any]) -> tuple[IMode, object]:
         """The mode, and the keys that are its own, as an instance of its settings class."""
         if not isinstance(name, str) or name not in self.modes:
-            # Without a mode nobody knows its keys; but `mdoe` is one of ours.
-            near = ((key, did_you_mean(key, LISTENER_KEYS)) for key in table)
+            # Without a mode nobody knows which keys are its own; but `mdoe` is one of ours.
+            theirs = {key for mode in self.modes.values() for key in _keys_of(mode)}
+            near = ((key, did_you_mean(key, LISTENER_KEYS)) for key in table if key not in theirs)
             raise Wrong(((key,), f"unknown key{text}") for key, text in near if text)
         try:
             mode = IMode(cast("Callable[[], object]", self.modes[name].load())())
@@ -295,11 +328,49 @@ class Reader:
         return mode, strict.read_table(self.converter, table, mode.settings, LISTENER_KEYS)
 
 
+def _one_named(what: str, name: str, known: Collection[str]) -> str:
+    if name not in known:
+        near = did_you_mean(name, known, "'")
+        raise Wrong.here(f"there is no {what} {name!r}{near}")
+    return name
+
+
+def _names(listeners: object) -> list[str]:
+    """The names that listeners have, or are given, as far as that can be told."""
+    tables = listeners if isinstance(listeners, list) else []
+    return [
+        name
+        for index, table in enumerate(tables)
+        if isinstance(table, dict)
+        and isinstance(name := table.get("name", _default_name(index)), str)
+    ]
+
+
+def _keys_of(mode: IComponent) -> set[str]:
+    try:
+        return set(attrs.fields_dict(IMode(cast("Callable[[], object]", mode.load())()).settings))
+    except Exception:  # It is not the one that is asked for; whoever asks for it is told.
+        return set()
+
+
+def _taking_over(listeners: object) -> set[object]:
+    """The listeners that routes name, as far as that can be told."""
+    tables = listeners if isinstance(listeners, list) else []
+    found = (table.get("routes") for table in tables if isinstance(table, dict))
+    routes = [route for each in found if isinstance(each, list) for route in each]
+    names = (route.get("listener") for route in routes if isinstance(route, dict))
+    return {name for name in names if isinstance(name, str)}
+
+
+def _default_name(index: int) -> str:
+    return f"listener-{index + 1}"
+
+
 def _listens(listeners: Iterable[tuple[int, Listener]], *around: str) -> list[tuple[KeyPath, str]]:
     return [
         ((*around, index, "listen"), listener.listen)
         for index, listener in listeners
-        if not _ANY_PORT.match(listener.listen)
+        if listener.listen and not _ANY_PORT.match(listener.listen)
     ]
 
 
@@ -334,6 +405,8 @@ def _named(known: Iterable[str]) -> _Hook:
 
 
 def _endpoint(value: Any, _: object) -> str:
+    if value is _MISSING:
+        raise Wrong.here("missing")
     if not isinstance(value, str):
         raise Wrong.here(f"expected {_ENDPOINT}, not {found(value)}")
     if fault := _endpoint_fault(value):

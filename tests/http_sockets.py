@@ -367,6 +367,8 @@ def start_http(
     test: TestCase,
     *backends: BackendServer | Address,
     limit: int = 10000,
+    trust: tuple[str, ...] = (),
+    proxy_protocol: bool = False,
     settings: HttpSettings | None = None,
     routes: Sequence[HttpRoute] = (),
     default: bool = True,
@@ -397,7 +399,7 @@ def start_http(
     name = "web" if default else ""
     service.apply(
         Config(
-            (Listener("front", listen, "http", name, limit, settings),),
+            (Listener("front", listen, "http", name, limit, settings, trust, proxy_protocol),),
             (Cluster("web", tuple(map(Backend, addresses)), **cluster), *others),
             admin=f"tcp:0:interface={HOST}" if admin else "",
         )

@@ -168,7 +168,7 @@ class MistakeTests(Case):
                 ),
                 ("[listeners]", "1: listeners: expected [[listeners]] tables, not a table"),
                 ("listeners = [1]", "1: listeners[0]: expected a table, not 1"),
-                (start, "1: listeners[0].listen: missing", "1: listeners[0].mode: missing"),
+                (start, "1: listeners[0].mode: missing", "1: listeners[0].listen: missing"),
                 (
                     start + "mdoe = 'fake'\nlisten = 'tcp:1'\nidle_timeout = 3",
                     "1: listeners[0].mode: missing",

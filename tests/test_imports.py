@@ -38,7 +38,11 @@ _EXCEPTIONS = {("proxykit.components", "components", "proxykit.plugins")}
 _REACTOR = "twisted.internet.reactor"
 _MAY_IMPORT_THE_REACTOR = {"proxykit.tap", "proxykit.cli", "proxykit.net.reactor"}
 _NO_SOCKETS = {"wire", "core"}
-_CORE_MAY_IMPORT = {"twisted.internet.defer", "twisted.internet.interfaces"}
+_CORE_MAY_IMPORT = {
+    "twisted.internet.address",  # names for addresses, and no more
+    "twisted.internet.defer",
+    "twisted.internet.interfaces",
+}
 
 
 def is_type_checking(test: ast.expr) -> bool:

@@ -118,12 +118,12 @@ class FlagTests(TapTestCase):
         )
         (listener,) = config.listeners
         self.assertEqual((listener.mode, listener.cluster), ("http", "backends"))
+        self.assertEqual(listener.trust, ("10.0.0.0/8", "::1"))
         self.assertEqual(
             listener.settings,
             HttpSettings(
                 head_timeout=1.0,
                 body_limit=7,
-                trust=("10.0.0.0/8", "::1"),
                 via="",
                 request_id=False,
                 access_log="/var/log/a",
@@ -209,7 +209,7 @@ class FlagTests(TapTestCase):
             "--body-limit= Bytes of a request body; 0: no limit; default: 0",
             "--access-log= The file of the access log, or - for standard output; empty: there is"
             " none; default: none",
-            "everyone else's are replaced. May be given more than once.",
+            "forwarding fields: a network, an address, or unix. May be given more than once.",
             "--route= HOST[/PATH]=ADDRESS[,ADDRESS...]: ",
         ):
             self.assertIn(part, text)

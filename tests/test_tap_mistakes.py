@@ -22,7 +22,7 @@ class MistakeTests(TapTestCase):
     def test_flags(self) -> None:
         hint = " (twistd proxykit --help says what there is)"
         for arguments, expected in (
-            ([], "give --config FILE or one of http, tcp, demo" + hint),
+            ([], "give --config FILE or one of http, sni, tcp, demo" + hint),
             (["--nonsense"], "option --nonsense not recognized" + hint),
             (["nonsense"], "Unknown command: nonsense" + hint),
             (["--config"], "option --config requires argument" + hint),

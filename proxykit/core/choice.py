@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
+from proxykit.core.introduction import introduction
 from proxykit.errors import ProxyError, refusal
 
 if TYPE_CHECKING:
@@ -123,6 +124,11 @@ class Attempt:
             self._log.failure("{backend}: while connecting", backend=self.backend.address)
             why = f"{self.backend.address}: {bug!r} while connecting"
             raise refusal(why, 500, "proxy_internal_error") from bug
+
+    @property
+    def introduction(self) -> bytes:
+        """What a new socket begins with: a PROXY header, or nothing."""
+        return introduction(self.backend.cluster.config.proxy_protocol, self.choice.info)
 
     def protocol(self) -> IProtocol:
         """Make the protocol for a new socket, for the connector."""

@@ -8,18 +8,19 @@
 
 Where nothing fits at one place it goes on to the next; at the end there is the default cluster. How
 many hosts there are makes no difference to the cost of a request, nor does what a client sends.
+:class:`SniRouter` looks at the server name in the same way, and then at the protocols offered.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import Generic, Protocol, TypeVar
 
 from zope.interface import implementer
 
 from proxykit.interfaces import IRouter
-from proxykit.model import HttpRoute, Route
+from proxykit.model import HttpRoute, Route, SniRoute
 
 #: Stands for every method, where there is no route for the one at hand.
 _ANY = b""
@@ -30,6 +31,10 @@ _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _PLACEHOLDER = re.compile(rb"\{(scheme|host|uri)\}")
 _PORT = re.compile(rb":[0-9]*\Z")
+
+R = TypeVar("R", HttpRoute, SniRoute)
+E = TypeVar("E")
+T = TypeVar("T")
 
 #: The routes of one host whose path has the same length: by path, then by method.
 _Step = tuple[int, dict[bytes, dict[bytes, HttpRoute]]]
@@ -77,6 +82,58 @@ class _Chain:
                 self.whole = methods[_ANY]
 
 
+class _Hosts(Generic[R, E, T]):
+    """What fits a host: what is there for its name, for ``*.`` and a part of it, and for any.
+
+    :param entries: makes what is there for one pattern of the routes that have it, in their order.
+    :param chain: makes what is found of all the entries that fit, in the order of trying.
+    :ivar exact: what is found for the names that have routes.
+    """
+
+    __slots__ = ("_anywhere", "_label_counts", "_wildcards", "exact")
+
+    def __init__(
+        self,
+        routes: Iterable[R],
+        entries: Callable[[list[R]], tuple[E, ...]],
+        chain: Callable[[tuple[E, ...]], T],
+    ) -> None:
+        self.exact: dict[str, T] = {}
+        self._wildcards: dict[str, tuple[T, tuple[E, ...]]] = {}
+        #: How many labels the wildcards have behind their star, most first.
+        self._label_counts: list[int] = []
+        by_host: dict[str, list[R]] = {}
+        for route in routes:
+            by_host.setdefault(route.host.lower(), []).append(route)
+        anywhere = entries(by_host.pop("", []))
+        self._anywhere = chain(anywhere), anywhere
+        # Each ends in what comes after it, so the widest have to be there first.
+        for host in sorted(by_host, key=lambda host: (not host.startswith("*."), host.count("."))):
+            name = host.removeprefix("*.")
+            fits = entries(by_host[host]) + self._wild(name)[1]
+            if name == host:
+                self.exact[host] = chain(fits)
+            else:
+                self._wildcards[name] = chain(fits), fits
+                counts = {name.count(".") + 1, *self._label_counts}
+                self._label_counts = sorted(counts, reverse=True)
+
+    def find(self, name: str) -> T:
+        """What fits this host, in lower case; empty: there is none."""
+        found = self.exact.get(name)
+        return self._wild(name)[0] if found is None else found
+
+    def _wild(self, name: str) -> tuple[T, tuple[E, ...]]:
+        """What fits a host that no route names."""
+        for count in self._label_counts:
+            first, *others = name.rsplit(".", count)
+            if first and len(others) == count:
+                found = self._wildcards.get(name[len(first) + 1 :])
+                if found is not None:
+                    return found
+        return self._anywhere
+
+
 @implementer(IRouter)
 class HttpRouter:
     """Finds the route for a request.
@@ -88,24 +145,7 @@ class HttpRouter:
 
     def __init__(self, routes: Iterable[HttpRoute], cluster: str = "") -> None:
         self._default = default = HttpRoute(cluster=cluster) if cluster else None
-        self._hosts: dict[str, _Chain] = {}
-        self._wildcards: dict[str, _Chain] = {}
-        #: How many labels the wildcards have behind their star, most first.
-        self._label_counts: list[int] = []
-        by_host: dict[str, list[HttpRoute]] = {}
-        for route in routes:
-            by_host.setdefault(route.host.lower(), []).append(route)
-        self._anywhere = _Chain(_steps(by_host.pop("", [])), default)
-        # Each chain ends in the one that comes after it, so the widest have to be there first.
-        for host in sorted(by_host, key=lambda host: (not host.startswith("*."), host.count("."))):
-            name = host.removeprefix("*.")
-            chain = _Chain(_steps(by_host[host]) + self._wild(name).steps, default)
-            if name == host:
-                self._hosts[host] = chain
-            else:
-                self._wildcards[name] = chain
-                counts = {name.count(".") + 1, *self._label_counts}
-                self._label_counts = sorted(counts, reverse=True)
+        self._hosts = _Hosts(routes, _steps, lambda steps: _Chain(steps, default))
 
     def route(self, head: RequestLine) -> HttpRoute | None:
         """The route for a request; None where there is none, or where its path climbs."""
@@ -118,9 +158,7 @@ class HttpRouter:
             target = path
         elif target == b"*":
             target = b"/"  # the server as a whole
-        chain = self._hosts.get(head.name)
-        if chain is None:
-            chain = self._wild(head.name) if self._label_counts else self._anywhere
+        chain = self._hosts.exact.get(head.name) or self._hosts.find(head.name)
         if chain.whole is not None:
             return chain.whole
         for length, paths in chain.steps:
@@ -137,18 +175,7 @@ class HttpRouter:
 
     def misdirected(self, head: RequestLine) -> bool:
         """Whether no request for this host has a route: then it is a 421, not a 404."""
-        chain = self._hosts.get(head.name) or self._wild(head.name)
-        return self._default is None and not chain.steps
-
-    def _wild(self, name: str) -> _Chain:
-        """What fits a host that no route names."""
-        for count in self._label_counts:
-            first, *others = name.rsplit(".", count)
-            if first and len(others) == count:
-                chain = self._wildcards.get(name[len(first) + 1 :])
-                if chain is not None:
-                    return chain
-        return self._anywhere
+        return self._default is None and not self._hosts.find(head.name).steps
 
 
 def _steps(routes: Iterable[HttpRoute]) -> tuple[_Step, ...]:
@@ -161,6 +188,59 @@ def _steps(routes: Iterable[HttpRoute]) -> tuple[_Step, ...]:
         for method in route.methods or ("",):
             methods.setdefault(method.encode(), route)
     return tuple(sorted(by_length.items(), reverse=True))
+
+
+class Hello(Protocol):
+    """What :class:`SniRouter` wants to know of a TLS ClientHello.
+
+    :ivar server_name: in lower case; None: it names none.
+    :ivar alpn: the protocols it offers, best first.
+    """
+
+    @property
+    def server_name(self) -> str | None: ...
+    @property
+    def alpn(self) -> tuple[str, ...]: ...
+
+
+#: The routes of one pattern: by the protocol that they want, and the one that wants none.
+_Offers = tuple[dict[str, SniRoute], SniRoute | None]
+
+
+@implementer(IRouter)
+class SniRouter:
+    """Finds the route for a TLS connection: by its server name, then by the protocols it offers.
+
+    Among the routes for one name the client's order of protocols decides, and then comes the one
+    that asks for none.
+
+    :param routes: of two that fit equally well, the first is taken.
+    """
+
+    def __init__(self, routes: Iterable[SniRoute]) -> None:
+        self._hosts = _Hosts(routes, _offers, lambda offers: offers)
+
+    def route(self, hello: Hello) -> SniRoute | None:
+        """The route for a hello; None where there is none."""
+        for by_protocol, route in self._hosts.find(hello.server_name or ""):
+            if by_protocol:
+                for protocol in hello.alpn:
+                    if protocol in by_protocol:
+                        return by_protocol[protocol]
+            if route is not None:
+                return route
+        return None
+
+
+def _offers(routes: Iterable[SniRoute]) -> tuple[_Offers, ...]:
+    by_protocol: dict[str, SniRoute] = {}
+    rest = None
+    for route in routes:
+        for protocol in route.alpn:
+            by_protocol.setdefault(protocol, route)
+        if not route.alpn:
+            rest = rest or route
+    return ((by_protocol, rest),) if by_protocol or rest else ()
 
 
 def normal_path(target: bytes) -> bytes | None:

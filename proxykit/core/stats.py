@@ -69,6 +69,28 @@ class Relayed:
         }
 
 
+class Hellos:
+    """What became of the hellos that were not relayed, since the start.
+
+    :ivar refused: connections that were turned away, by the reason: a fixed set of short texts.
+    :ivar handed_over: those that went on to another listener.
+    """
+
+    __slots__ = ("handed_over", "refused")
+
+    def __init__(self) -> None:
+        self.refused: dict[str, int] = {}
+        self.handed_over = 0
+
+    def count(self, reason: str) -> None:
+        """One more that was turned away."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    def snapshot(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return {"refused": dict(self.refused), "handed_over": self.handed_over}
+
+
 class Requests:
     """What a listener has answered since the start.
 

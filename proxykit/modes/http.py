@@ -8,13 +8,14 @@ upstream, net/http1_upstream.py sends it on and reads the answer, net/pool.py ke
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
 from proxykit.core.routing import HttpRouter
+from proxykit.core.trust import Trust
 from proxykit.interfaces import ILogsAccess, IMode, ISnapshot
 from proxykit.modes.http_settings import HttpSettings, check_http
 from proxykit.net.http1_downstream import Http1Downstream
@@ -35,6 +36,7 @@ class HttpFactory(Factory):
     :param pool: keeps the connections to them; any other connector gets a pool of its own.
     :param router: says which route a request takes: an ``HttpRouter``, or whatever does as it does.
     :param name: what connections are called that no listener has numbered.
+    :param trust: networks whose forwarding fields are kept; everyone else's are replaced.
     :param on_request: a hook, run before a request goes to a backend.
     :param on_response: a hook, run before a response goes to the client.
     """
@@ -48,13 +50,21 @@ class HttpFactory(Factory):
         router: HttpRouter,
         settings: HttpSettings | None = None,
         name: str = "http",
+        trust: Iterable[str] = (),
         on_request: RequestHook | None = None,
         on_response: ResponseHook | None = None,
     ) -> None:
         if not isinstance(pool, Pool):
             pool = Pool(pool, flow.deadlines)
         self.serving = Serving(
-            flow, pool, router, settings or HttpSettings(), name, on_request, on_response
+            flow,
+            pool,
+            router,
+            settings or HttpSettings(),
+            name,
+            Trust(trust),
+            on_request,
+            on_response,
         )
 
     def log_access(self, write: Callable[[AccessEntry], object]) -> None:
@@ -85,4 +95,4 @@ class HttpMode:
         settings = listener.settings
         assert isinstance(settings, HttpSettings)
         router = HttpRouter(settings.routes, listener.cluster)
-        return HttpFactory(flow, connector, router, settings, listener.name)
+        return HttpFactory(flow, connector, router, settings, listener.name, listener.trust)

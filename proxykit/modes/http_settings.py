@@ -6,7 +6,6 @@ the tables of a file that its routes are read from; what they become stands in t
 
 from __future__ import annotations
 
-import ipaddress
 import re
 
 from attrs import Factory, field, frozen
@@ -17,13 +16,14 @@ from proxykit.checks import (
     Each,
     as_in,
     default_of,
+    host_pattern,
     one_of,
     positive_seconds,
     whole_at_least,
     whole_between,
 )
 from proxykit.core.routing import is_normal
-from proxykit.model import Address, FieldRules, HttpRoute, Listener
+from proxykit.model import FieldRules, HttpRoute, Listener
 from proxykit.strict import Problem, Wrong, dotted
 from proxykit.wire.http1fields import valid_field
 from proxykit.wire.http1grammar import is_token
@@ -52,28 +52,6 @@ def _is_token(text: str) -> bool:
 def _is_method(text: str) -> bool:
     # Methods are case-sensitive (RFC 9110 section 9.1): a route for "get" would never fit.
     return _is_token(text) and text == text.upper()
-
-
-def _is_pattern(text: str) -> bool:
-    name = text.removeprefix("*.")
-    try:
-        address = Address.parse(f"{name}:1")
-    except ValueError:
-        return text == ""
-    if address.is_unix or name.endswith("."):
-        return False
-    return name == text or not address.is_ip
-
-
-def _network(text: str) -> None:
-    try:
-        ipaddress.ip_network(text)
-    except ValueError:
-        try:
-            near = ipaddress.ip_network(text, strict=False)
-        except ValueError:
-            raise ValueError("expected a network such as 10.0.0.0/8, or an address") from None
-        raise ValueError(f"expected {near}") from None
 
 
 def _settable(values: dict[str, str]) -> None:
@@ -133,7 +111,7 @@ class RouteTable:
     """The table ``[[listeners.routes]]``; see :class:`proxykit.model.HttpRoute`."""
 
     host: str = as_in(
-        HttpRoute, "host", Check("a host without a port, or *. and a name", _is_pattern)
+        HttpRoute, "host", Check("a host without a port, or *. and a name", host_pattern)
     )
     path: str = as_in(HttpRoute, "path", _path)
     methods: tuple[str, ...] = as_in(HttpRoute, "methods", Each(_method))
@@ -190,7 +168,6 @@ class HttpSettings:
     :ivar head_limit: bytes of a whole request head.
     :ivar fields_limit: how many fields a request may have.
     :ivar body_limit: bytes of a request body; 0: no limit.
-    :ivar trust: networks whose forwarding fields are kept; everyone else's are replaced.
     :ivar via: what the proxy is called in Via; empty: it is not named.
     :ivar request_id: give each request an X-Request-ID.
     :ivar access_log: the file of the access log, or - for standard output; empty: there is none.
@@ -208,7 +185,6 @@ class HttpSettings:
     head_limit: int = field(default=32768, metadata={"check": whole_at_least(1)})
     fields_limit: int = field(default=100, metadata={"check": whole_at_least(1)})
     body_limit: int = field(default=0, metadata={"check": whole_at_least(0)})
-    trust: tuple[str, ...] = field(default=(), metadata={"check": Each(_network)})
     via: str = field(
         default="proxykit",
         metadata={"check": Check("one word, or nothing", lambda text: not text or _is_token(text))},

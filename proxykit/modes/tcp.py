@@ -99,19 +99,28 @@ class TcpProtocol(RelaySide):
     _early: list[bytes] | None = None
 
     def connectionMade(self) -> None:
-        factory = self.factory
-        if not self.info:
-            self.info = ConnInfo(0, factory.name, self.transport.getPeer())
-            if not isinstance(self.info.client, UNIXAddress):
-                tune(self.transport, factory.settings.keepalive)
-        elif not factory.settings.keepalive and not isinstance(self.info.client, UNIXAddress):
-            self.transport.setTcpKeepAlive(False)  # the listener has turned it on
-        self._started = factory.flow.clock.seconds()
-        route = factory.router.route(self.info)
+        self._arrived()
+        route = self.factory.router.route(self.info)
         if route is None:
             self._refuse("no route")
-            return
-        self._cluster = factory.flow.registry.cluster(route.cluster)
+        else:
+            self._connect_to(route.cluster)
+
+    def _arrived(self) -> None:
+        factory, transport = self.factory, self.transport
+        if not self.info:
+            client = transport.getPeer()
+            self.info = ConnInfo(0, factory.name, client, server=transport.getHost())
+            if not isinstance(client, UNIXAddress):
+                tune(transport, factory.settings.keepalive)
+        elif not factory.settings.keepalive and hasattr(transport, "setTcpKeepAlive"):
+            transport.setTcpKeepAlive(False)  # the listener has turned it on
+        self._started = factory.flow.clock.seconds()
+
+    def _connect_to(self, cluster: str) -> None:
+        """It is known where it goes."""
+        factory = self.factory
+        self._cluster = factory.flow.registry.cluster(cluster)
         self._choice = Choice(
             self._cluster,
             self.info,
@@ -221,7 +230,7 @@ class TcpProtocol(RelaySide):
                 "{listener}: {client} -> {cluster} {backend}: {up} bytes up, {down} bytes down,"
                 " {duration:.3f} s, {why}",
                 listener=self.info.listener,
-                client=address_text(self.info.client),
+                client=self._client_text(),
                 cluster=self._cluster.config.name,
                 backend=attempt.backend.address if attempt is not None else "-",
                 up=self.received,
@@ -229,6 +238,10 @@ class TcpProtocol(RelaySide):
                 duration=duration,
                 why=why,
             )
+
+    def _client_text(self) -> str:
+        """The client as the log has it."""
+        return address_text(self.info.client)
 
     def snapshot(self) -> dict[str, Any]:
         """See ``ISnapshot``."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import ConnectError
@@ -26,7 +27,7 @@ from proxykit.errors import (
     refusal,
 )
 from proxykit.interfaces import IConnector
-from proxykit.net.lost import guard_making, when_lost
+from proxykit.net.lost import guard_making, when_lost, when_made
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IConnector as ITwistedConnector
@@ -163,6 +164,8 @@ class _Connecting(ClientFactory):
         self._protocol = protocol
         self._lease.connected()
         when_lost(protocol, self._lost)
+        if introduction := attempt.introduction:
+            when_made(protocol, partial(_introduce, introduction))
         if not self._native:
             guard_making(protocol)
         return protocol
@@ -224,6 +227,11 @@ class _Connecting(ClientFactory):
             return refusal(message)  # Every other backend would need one as well.
         kind = _KINDS.get(number or 0, "destination_unavailable")
         return ProxyError(message, side=Side.UPSTREAM, retry=Retry.ALWAYS, status=502, kind=kind)
+
+
+def _introduce(introduction: bytes, transport: Any) -> None:
+    """Say for whom it is, before anything else."""
+    transport.write(introduction)
 
 
 class _Nobody(Protocol):

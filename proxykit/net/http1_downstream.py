@@ -82,10 +82,8 @@ class Http1Downstream(RelaySide):
         #: Once the last answer has been given; once the connection carries another protocol.
         self._closing: Closing | None = None
         self._upgrade: Upgrade | None = None
-        #: Whether the answer goes out in chunks.
-        self._chunked = False
-        #: Whether the connection lives on after the answer that is under way.
-        self._keep = True
+        #: Whether the answer goes out in chunks; whether the connection lives on after it.
+        self._chunked, self._keep = False, True
         #: Whether the client takes no more at the moment; whether the backend does not.
         self._clogged = self._held = False
         self._idle: Deadline | None = None
@@ -95,12 +93,13 @@ class Http1Downstream(RelaySide):
     def connectionMade(self) -> None:
         serving, transport = self.serving, self.transport
         if not self.info:
-            self.info = ConnInfo(0, serving.name, transport.getPeer())
+            self.info = ConnInfo(0, serving.name, transport.getPeer(), server=transport.getHost())
             if not isinstance(self.info.client, UNIXAddress):
                 tune(transport, True)
         host = serving.client_text(self.info)
         scheme = b"https" if ISSLTransport.providedBy(transport) else b"http"
-        self.forwarding = Forwarding(host, scheme, serving.trusts(host), serving.settings.via)
+        trusted = serving.trust.covers(self.info.client)
+        self.forwarding = Forwarding(host, scheme, trusted, serving.settings.via)
         transport.registerProducer(self, True)
         self._await_head()
 
@@ -205,16 +204,15 @@ class Http1Downstream(RelaySide):
         if not self.gone:
             self._pump()
 
-    def _goes_on(self, exchange: Exchange) -> bool:
-        """Whether the connection lives on after the answer to this one."""
-        if self.read_ended and not self._ahead:
-            return False
-        return exchange.head.keep_alive and exchange.request_done
-
     @property
     def _is_last(self) -> bool:
         """Whether the client has ended, and nothing that it sent ahead is left."""
         return self.read_ended and not self._ahead
+
+    def _goes_on(self, exchange: Exchange) -> bool:
+        """Whether the connection lives on after the answer to this one."""
+        over = self.read_ended and not self._ahead  # as _is_last; this is asked each time
+        return exchange.head.keep_alive and exchange.request_done and not over
 
     def _pump(self) -> None:
         """Take what was sent ahead, one request after the other."""
@@ -478,6 +476,7 @@ class Http1Downstream(RelaySide):
         self.gone = True
         if exchange is not None:
             exchange.abandon("the client left")
+        self.serving.pool.left(self.info)
         if self.relay is not None:
             super().connectionLost(reason)
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.error import ConnectionDone
 
 from proxykit.errors import ProxyError, Retry, Side
-from proxykit.net.pool import POOLED_SLOTS, Pooled
 from proxykit.net.relay import FULL_READ, RelaySide, has_shortcuts, tune
+from proxykit.net.shelf import POOLED_SLOTS, Pooled
 from proxykit.wire.forwarding import CLOSE_LINE
 from proxykit.wire.http1 import Refused, ResponseReader
 from proxykit.wire.http1body import body_of, chunks

@@ -1,8 +1,8 @@
 """A listener: accepts up to its limit, numbers each connection and keeps the table of them.
 
-What it accepts goes to a mode's factory. When there are ``max_connections``, or this process runs
-out of descriptors, it stops accepting: further clients wait in the backlog, and are neither refused
-nor does the process spin.
+What it accepts goes to a mode's factory, after its PROXY header where there is to be one. Where
+there are ``max_connections``, or this process runs out of descriptors, it stops accepting: further
+clients wait in the backlog, and are neither refused nor does the process spin.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import resource
 import socket
 from collections.abc import Iterator
 from errno import EWOULDBLOCK
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory
@@ -23,7 +25,9 @@ from twisted.logger import Logger
 from proxykit.errors import OUT_OF_DESCRIPTORS
 from proxykit.interfaces import IPausablePort, ISnapshot
 from proxykit.model import ConnInfo, address_text
-from proxykit.net.lost import guard_making, when_lost
+from proxykit.net.lost import guard_making, unhook_lost, when_lost, when_made
+from proxykit.net.peek import HeaderProtocol
+from proxykit.net.relay import has_shortcuts
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import (
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     )
 
     from proxykit.core.deadlines import Deadline, Deadlines
+    from proxykit.net.peek import Headers
 
 #: Twisted's own default backlog, 50, overflows in a burst; the kernel caps this at somaxconn.
 BACKLOG = 4096
@@ -68,6 +73,8 @@ class Listener(Factory):
     :param limit: how many connections at once.
     :param ids: numbers for connections, unique in this process.
     :param deadlines: where the wait for descriptors is kept, and the clock to go with it.
+    :param headers: of the PROXY headers that connections begin with; None: they begin without.
+    :param notes_server: whether it is wanted to know of each connection what it connected to.
     """
 
     noisy = False
@@ -80,8 +87,12 @@ class Listener(Factory):
         limit: int,
         ids: Iterator[int],
         deadlines: Deadlines,
+        headers: Headers | None = None,
+        notes_server: bool = False,
     ) -> None:
         self.name = name
+        self.headers = headers
+        self.notes_server = notes_server
         self.factory = factory
         self.limit = limit
         self.accepted = 0
@@ -154,11 +165,20 @@ class Listener(Factory):
 
     def buildProtocol(self, addr: Any) -> Any:
         """One more connection."""
-        protocol: Any = self.factory.buildProtocol(addr)
-        if protocol is None:
-            return None
-        number = next(self._ids)
-        protocol.info = ConnInfo(number, self.name, addr)
+        if self.headers is not None:
+            if not self.headers.lets_in(addr):
+                return None
+            number = next(self._ids)
+            info = ConnInfo(number, self.name, addr)
+            protocol: Any = HeaderProtocol(self.headers, info, self._let_in)
+        else:
+            protocol = self.factory.buildProtocol(addr)
+            if protocol is None:
+                return None
+            number = next(self._ids)
+            protocol.info = ConnInfo(number, self.name, addr)
+            if self.notes_server:
+                when_made(protocol, partial(_note_server, protocol))
         when_lost(protocol, self._closed, number)
         self.connections[number] = protocol
         if not self._native:
@@ -171,6 +191,38 @@ class Listener(Factory):
                 else STARVED
             )
         return protocol
+
+    def _let_in(self, first: HeaderProtocol, info: ConnInfo, received: bytes) -> None:
+        """Its header has been read."""
+        self._replace(first, self, info, received)
+
+    def hand_over(self, first: Any, target: Listener, received: bytes) -> None:
+        """Let the mode of another listener have a connection; it stays in this table.
+
+        :param first: the protocol that gives it up.
+        :param received: what that has read of it.
+        """
+        self._replace(first, target, evolve(first.info, listener=target.name), received)
+
+    def _replace(self, first: Any, target: Listener, info: ConnInfo, received: bytes) -> None:
+        transport = first.transport
+        protocol: Any = target.factory.buildProtocol(info.client)
+        if protocol is None:
+            transport.abortConnection()
+            return
+        protocol.info = info
+        unhook_lost(first)
+        when_lost(protocol, self._closed, info.id)
+        self.connections[info.id] = protocol
+        _give(transport, protocol)
+        first.transport = None
+        try:
+            protocol.makeConnection(transport)
+            if received:
+                protocol.dataReceived(received)
+        except Exception:
+            self._log.failure("{protocol} raised when it was given a connection", protocol=protocol)
+            transport.abortConnection()
 
     def _closed(self, number: int) -> None:
         del self.connections[number]
@@ -248,6 +300,7 @@ class Listener(Factory):
             "max_connections": self.limit,
             "accepted": self.accepted,
             "paused": self.paused or None,
+            **({"refused": dict(self.headers.refused)} if self.headers is not None else {}),
             **({"traffic": self.factory.snapshot()} if ISnapshot.providedBy(self.factory) else {}),
         }
 
@@ -257,11 +310,30 @@ class Listener(Factory):
             {
                 "id": number,
                 "listener": self.name,
-                "client": address_text(protocol.info.client),  # type: ignore[attr-defined]
+                **_describe(protocol.info),  # type: ignore[attr-defined]
                 **(protocol.snapshot() if ISnapshot.providedBy(protocol) else {}),
             }
             for number, protocol in self.connections.items()
         ]
+
+
+def _give(transport: Any, protocol: Any) -> None:
+    """Let another protocol have what comes on a transport."""
+    if has_shortcuts(transport):
+        transport.switch(protocol)
+    elif hasattr(transport, "wrappedProtocol"):  # one of Twisted's wrappers, such as TLS
+        transport.wrappedProtocol = protocol
+    else:
+        transport.protocol = protocol
+
+
+def _describe(info: ConnInfo) -> dict[str, Any]:
+    relay = {} if info.relay is None else {"relay": address_text(info.relay)}
+    return {"client": address_text(info.client), **relay}
+
+
+def _note_server(protocol: Any, transport: Any) -> None:
+    protocol.info = evolve(protocol.info, server=transport.getHost())
 
 
 def last_descriptor() -> int:

@@ -1,10 +1,13 @@
-"""Knowing for certain when a connection is gone, whatever its protocol does."""
+"""Being there when a connection is made, and when it is lost, whatever its protocol does.
+
+Both are hooked on the protocol itself: a wrapping one would cost a call for each of its events.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
@@ -25,6 +28,11 @@ def when_lost(protocol: IProtocol, call: Callable[..., object], *args: object) -
     protocol.connectionLost = lost  # type: ignore[method-assign]
 
 
+def unhook_lost(protocol: IProtocol) -> None:
+    """Nobody is to be told any more: another protocol has its connection."""
+    vars(protocol).pop("connectionLost", None)
+
+
 def _lost(
     protocol: IProtocol,
     before: Callable[[Failure], object] | None,
@@ -40,14 +48,27 @@ def _lost(
         call(*args)
 
 
+def when_made(protocol: IProtocol, call: Callable[[Any], object]) -> None:
+    """Call ``call(transport)`` right before the protocol is told of its connection."""
+    before = vars(protocol).pop("makeConnection", None)
+
+    def make_connection(transport: ITransport) -> None:
+        _put_back(protocol, before)
+        call(transport)
+        protocol.makeConnection(transport)
+
+    protocol.makeConnection = make_connection  # type: ignore[method-assign]
+
+
 _log = Logger()
 
 
 def guard_making(protocol: IProtocol) -> None:
     """End the connection of a protocol that raises when it is made; stock reactors may leave it."""
+    before = vars(protocol).pop("makeConnection", None)
 
     def make_connection(transport: ITransport) -> None:
-        vars(protocol).pop("makeConnection", None)
+        _put_back(protocol, before)
         try:
             protocol.makeConnection(transport)
         except Exception:
@@ -55,3 +76,10 @@ def guard_making(protocol: IProtocol) -> None:
             transport.abortConnection()  # type: ignore[attr-defined]
 
     protocol.makeConnection = make_connection  # type: ignore[method-assign]
+
+
+def _put_back(protocol: IProtocol, before: Callable[[ITransport], None] | None) -> None:
+    """What was there before, or the class's own."""
+    del vars(protocol)["makeConnection"]
+    if before is not None:
+        protocol.makeConnection = before  # type: ignore[assignment, method-assign]

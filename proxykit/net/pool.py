@@ -20,18 +20,19 @@ from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from proxykit.core.accountant import Use
+from proxykit.core.introduction import introductions
 from proxykit.core.waiting import Full
 from proxykit.errors import ProxyError, Retry, Side
 from proxykit.interfaces import IConnector
 from proxykit.model import PoolKey
+from proxykit.net.shelf import Pooled, Shelf, strike
 
 if TYPE_CHECKING:
     from proxykit.core.accountant import Lease
     from proxykit.core.choice import Attempt
-    from proxykit.core.deadlines import Deadline, Deadlines
+    from proxykit.core.deadlines import Deadlines
     from proxykit.core.registry import BackendState
-    from proxykit.model import Address
-    from proxykit.model import Pool as PoolConfig
+    from proxykit.model import Address, ConnInfo
 
 _ACTIVE = Use.ACTIVE
 
@@ -45,92 +46,18 @@ LATENESS = 1 / 8
 LEAST_IDLE = 0.1
 
 
-#: What :class:`Pooled` has; whoever has it beside another class with slots makes them there.
-POOLED_SLOTS = ("_idle", "_idle_for", "answered", "capacity", "idle_limit", "in_use", "lease",
-                "rested", "shelf", "used")  # fmt: skip
-
-
-class Pooled:
-    """What the pool knows of a connection. A mode's upstream protocol is also one of these.
-
-    :ivar capacity: how many may use it at once; 0: no more, whatever comes free.
-    :ivar in_use: how many do.
-    :ivar answered: when it answered last, on the deadlines' clock.
-    :ivar idle_limit: seconds that the other side keeps it when it is idle; None: it does not say.
-    :ivar used: how many it has served or serves.
-    :ivar rested: whether it has ever lain idle.
-    """
-
-    lease: Lease
-    shelf: Shelf
-
-    def __init__(self) -> None:
-        self.capacity = 1
-        self.in_use = 0
-        self.answered = 0.0
-        self.used = 0
-        self.rested = False
-        self.idle_limit: float | None = None
-        self._idle: Deadline | None = None
-        #: The ``idle_limit`` that the deadline was made for.
-        self._idle_for: float | None = None
-
-    def close_idle(self) -> None:
-        """Nobody uses it, and nobody shall: close it."""
-        raise NotImplementedError
-
-    def abort(self) -> None:
-        """End it at once, whoever uses it."""
-        raise NotImplementedError
-
-
-class Shelf:
-    """The connections of one key.
-
-    :ivar free: those with a free slot, the newest last. A dict, for those that die are not on top.
-    :ivar idle: how many of these nobody uses.
-    :ivar pending: attempts that wait for a connection of this key, and what is opened for each.
-    :ivar spare: what is being opened for nobody in particular.
-    :ivar shares: whether any connection serves twice.
-    """
-
-    __slots__ = ("backend", "config", "evicted", "expired", "free", "idle", "key", "most", "opened",
-                 "pending", "pool", "reused", "shares", "spare")  # fmt: skip
-
-    def __init__(self, pool: Pool, key: PoolKey, backend: BackendState) -> None:
-        self.pool = pool
-        self.key = key
-        self.idle = 0
-        self.is_of(backend)
-        self.spare: dict[Opening, None] = {}
-        self.free: dict[Pooled, None] = {}
-        self.pending: dict[Attempt, Opening] = {}
-        self.opened = 0
-        self.reused = 0
-        self.expired = 0
-        self.evicted = 0
-
-    def is_of(self, backend: BackendState) -> None:
-        """Take what is set for a backend; one that left, and came back, has its shelf again."""
-        self.backend = backend
-        cluster = backend.cluster.config
-        self.config: PoolConfig = cluster.pool
-        self.shares = self.config.reuse != "never"
-        most = self.config.max_idle
-        self.most = cluster.max_connections if most is None else most
-
-
 class Opening:
-    """A connection that is being opened: what a connector is given in place of an attempt.
+    """A connection that is being opened, in place of an attempt.
 
     :ivar attempt: for whom; None: for whoever comes first.
     """
 
-    __slots__ = ("_make", "_pool", "attempt", "backend", "handle", "lease", "ready", "shelf",
-                 "upstream")  # fmt: skip
+    __slots__ = ("_make", "_pool", "attempt", "backend", "handle", "introduction", "lease", "ready",
+                 "shelf", "upstream")  # fmt: skip
 
-    def __init__(self, pool: Pool, shelf: Shelf, attempt: Attempt) -> None:
+    def __init__(self, pool: Pool, shelf: Shelf, attempt: Attempt, introduction: bytes) -> None:
         self._pool = pool
+        self.introduction = introduction
         self._make: Callable[[Any], Any] | None = attempt.choice.protocol
         self.shelf = shelf
         self.backend = attempt.backend
@@ -172,6 +99,8 @@ class Pool:
         self._shelves: dict[PoolKey, Shelf] = {}
         self._at: dict[Address, list[Shelf]] = {}
         self._alive: set[Pooled] = set()
+        #: Those of one client alone, by what they began with.
+        self._introduced: dict[bytes, dict[Pooled, None]] = {}
         self._closed = False
         self._emptied: list[Deferred[None]] = []
 
@@ -183,8 +112,12 @@ class Pool:
         shelf: Shelf = backend.shelf
         if shelf is None or shelf.pool is not self:
             shelf = self._shelf(backend)
-        if shelf.free and not choice.fresh:
-            connection = next(reversed(shelf.free))
+        free, said = shelf.free, b""
+        if shelf.introduces:
+            said = attempt.introduction
+            free = shelf.free_of.get(said, {})
+        if free and not choice.fresh:
+            connection = next(reversed(free))
             if (
                 choice.repeatable
                 or shelf.config.reuse == "always"
@@ -192,11 +125,11 @@ class Pool:
             ):
                 self._take(connection, attempt)
                 return True
-        opening = Opening(self, shelf, attempt)
+        opening = Opening(self, shelf, attempt, said)
         got = self._connector.attempt(opening)  # type: ignore[arg-type]
         if isinstance(got, Full):
-            if shelf.free and not choice.fresh:
-                self._take(next(reversed(shelf.free)), attempt)
+            if free and not choice.fresh:
+                self._take(next(reversed(free)), attempt)
                 return True
             self._make_room(shelf, got)
             return got
@@ -218,7 +151,7 @@ class Pool:
             return
         shelf = opening.shelf
         self._spare(attempt)
-        if not shelf.pending and not len(shelf.backend.cluster.queue):
+        if shelf.introduces or not (shelf.pending or len(shelf.backend.cluster.queue)):
             self._give_up(opening)
 
     def give_back(self, connection: Pooled) -> None:
@@ -234,11 +167,18 @@ class Pool:
         else:
             self._put(connection)
 
+    def left(self, info: ConnInfo) -> None:
+        """A client is gone: what was opened in its name is of use to nobody else."""
+        for said in introductions(info) if self._introduced else ():
+            for connection in tuple(self._introduced.get(said, ())):
+                if not connection.in_use:
+                    self._close(connection)
+
     def retire(self, connection: Pooled) -> None:
         """Nobody else may have it: it is about to be closed, or it is one client's alone."""
         shelf = connection.shelf
         if connection in shelf.free:
-            del shelf.free[connection]
+            shelf.unlay(connection)
             if not connection.in_use:
                 shelf.idle -= 1
         if connection._idle is not None:
@@ -250,6 +190,8 @@ class Pool:
         self.retire(connection)
         connection.capacity = 0
         self._alive.discard(connection)
+        if connection.introduction:
+            strike(self._introduced, connection)
         # Now, and not a moment later: whoever used it may look for another one at once.
         connection.lease.release()
         if self._emptied and not self._alive:
@@ -277,7 +219,8 @@ class Pool:
         return emptied
 
     def _shelf(self, backend: BackendState) -> Shelf:
-        key = PoolKey(backend.cluster.config.name, backend.address)
+        cluster = backend.cluster.config
+        key = PoolKey(cluster.name, backend.address, proxy_protocol=cluster.proxy_protocol)
         shelf = self._shelves.get(key)
         if shelf is None:
             shelf = self._shelves[key] = Shelf(self, key, backend)
@@ -297,13 +240,16 @@ class Pool:
         connection.in_use += 1
         connection.used += 1
         if connection.in_use >= connection.capacity:
-            del shelf.free[connection]
+            if shelf.introduces:
+                shelf.unlay(connection)
+            else:
+                del shelf.free[connection]
         attempt.upstream = connection
 
     def _offer(self, connection: Pooled) -> None:
         """It has a free slot: for an attempt that waits for what is being opened, or the shelf."""
         shelf = connection.shelf
-        if shelf.shares:
+        if shelf.shares and not shelf.introduces:
             while shelf.pending and connection.in_use < connection.capacity:
                 first = next(
                     (each for each in shelf.pending if not (each.choice.fresh and connection.used)),
@@ -323,9 +269,9 @@ class Pool:
         """Back to the shelf, on top."""
         shelf, lease = connection.shelf, connection.lease
         # Whoever was given a slot may have given it back by now, and it lies here already.
+        if connection.capacity > 1 and connection in shelf.free:
+            shelf.unlay(connection)  # It is to be on top.
         if not connection.in_use and lease.use is _ACTIVE:
-            if connection.capacity > 1:
-                shelf.free.pop(connection, None)
             if self._closed or not shelf.shares or lease.wanted:
                 # Wanted: another cluster has nothing to this address, and nobody may starve there
                 # for what lies idle here.
@@ -334,9 +280,9 @@ class Pool:
             lease.idle()
             connection.rested = True
             shelf.idle += 1
-        if shelf.shares:
-            if connection.capacity > 1:  # It may lie there, and is to be on top.
-                shelf.free.pop(connection, None)
+        if shelf.introduces and shelf.shares:
+            shelf.lay(connection)
+        elif shelf.shares:
             shelf.free[connection] = None
         backend = shelf.backend
         if backend.full is not None:
@@ -407,6 +353,9 @@ class Pool:
         """A new connection: from now on it is of this shelf."""
         assert opening.lease is not None, "every socket has a lease"
         connection.lease, connection.shelf = opening.lease, opening.shelf
+        connection.introduction = opening.introduction
+        if opening.introduction:
+            self._introduced.setdefault(opening.introduction, {})[connection] = None
         opening.shelf.opened += 1
         self._alive.add(connection)
 
@@ -427,9 +376,11 @@ class Pool:
         if attempt is not None:
             del shelf.pending[attempt]
             attempt.handle = None
-            if error.kind == "connection_limit_reached" and shelf.free and not attempt.choice.fresh:
+            said = opening.introduction
+            free = shelf.free_of.get(said, {}) if shelf.introduces else shelf.free
+            if error.kind == "connection_limit_reached" and free and not attempt.choice.fresh:
                 # The kernel has no port, which is the same as if we had counted to the end.
-                self._take(next(reversed(shelf.free)), attempt)
+                self._take(next(reversed(free)), attempt)
                 attempt.succeeded(attempt.upstream)
             else:
                 attempt.failed(error)

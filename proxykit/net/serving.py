@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable
 from email.utils import formatdate
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
@@ -33,6 +33,7 @@ from proxykit.wire.http1fields import Fields
 
 if TYPE_CHECKING:
     from proxykit.core.flow import Flow
+    from proxykit.core.trust import Trust
     from proxykit.interfaces import IRouter
     from proxykit.model import ConnInfo, FieldRules, HttpRoute
     from proxykit.modes.http_settings import HttpSettings
@@ -105,6 +106,7 @@ class Serving:
     """See this module.
 
     :param name: the listener's, for the log.
+    :param trust: the clients whose word on whom they speak for is believed.
     """
 
     log = Logger(namespace="proxykit.http")
@@ -116,6 +118,7 @@ class Serving:
         router: IRouter,
         settings: HttpSettings,
         name: str,
+        trust: Trust,
         on_request: RequestHook | None = None,
         on_response: ResponseHook | None = None,
     ) -> None:
@@ -130,7 +133,7 @@ class Serving:
         self.stats = Requests()
         #: Where each exchange is written down; None: nowhere.
         self.write_log: Callable[[AccessEntry], object] | None = None
-        self._trusted = [ip_network(text) for text in settings.trust]
+        self.trust = trust
         self._rarely = Rarely(flow.clock)
         self._ids = itertools.count(1)
         self._id_start = os.urandom(6).hex().encode()
@@ -144,10 +147,6 @@ class Serving:
         except ValueError:
             return ""  # a unix socket, or what an endpoint of somebody else's calls an address
         return str(getattr(address, "ipv4_mapped", None) or address)
-
-    def trusts(self, client: str) -> bool:
-        """Whether what a client at this address says of others is believed."""
-        return client != "" and any(ip_address(client) in network for network in self._trusted)
 
     def date_line(self) -> bytes:
         """When an answer of our own was given (RFC 9110 section 6.6.1)."""

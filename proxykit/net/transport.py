@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import error, main, tcp, unix
@@ -218,6 +219,31 @@ class Short:
         while size > 0:
             size -= len(self.socket.recv(size))
 
+    def look(self: Any, seen: Callable[[bytes], object] | None, size: int = 0) -> None:
+        """See ``IShortcuts.look``."""
+        if seen is None:
+            self.__dict__.pop("doRead", None)
+        else:
+            self.doRead = partial(self._look, seen, size)
+
+    def _look(self: Any, seen: Callable[[bytes], object], size: int) -> object:
+        if self.disconnecting:
+            return None
+        try:
+            data = self.socket.recv(size, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return main.CONNECTION_LOST
+        if not data:
+            return main.CONNECTION_DONE
+        seen(data)
+        return None
+
+    def switch(self: Any, protocol: Any) -> None:
+        """See ``IShortcuts.switch``."""
+        self.protocol = self._named = protocol
+
     def lose(self: Any) -> None:
         """The kernel has reported an error, and will not do so again."""
         self.reactor.at_end_of_turn(self._lost)
@@ -300,6 +326,7 @@ class Short:
         protocol = self.protocol
         # No circles: nothing of a connection that is over waits for the garbage collector.
         del self.protocol, self.socket, self.fileno
+        self.look(None)
         self._named = None
         protocol.connectionLost(reason)
 

@@ -19,24 +19,28 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from proxykit.checks import hand_over_faults, header_fault
 from proxykit.components import components
 from proxykit.core.accountant import Accountant
 from proxykit.core.deadlines import Deadlines
 from proxykit.core.flow import Flow
 from proxykit.core.registry import Registry
+from proxykit.core.trust import Trust
 from proxykit.errors import ConfigError, ProxyError
-from proxykit.interfaces import ILogsAccess, IMode
+from proxykit.interfaces import IHandsOver, ILogsAccess, IMode
 from proxykit.model import address_text
 from proxykit.net.connector import Connector
 from proxykit.net.kernel import SourceAddresses, port_range
 from proxykit.net.listener import Listener, endpoint
+from proxykit.net.peek import Headers
 from proxykit.net.pool import Pool
 from proxykit.ops.accesslog import AccessLogs
 from proxykit.ops.admin import admin_site
+from proxykit.strict import dotted
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+    from twisted.internet.interfaces import IListeningPort, IProtocol, IProtocolFactory
 
     from proxykit import model
 
@@ -79,6 +83,9 @@ class ProxyService(Service):
             for backend in cluster.backends:
                 self._open_page(backend.address)
         names = {cluster.name for cluster in config.clusters}
+        if faults := hand_over_faults(config.listeners):
+            raise ConfigError(f"{dotted(place)}: {fault}" for place, fault in faults)
+        introduces = any(cluster.proxy_protocol for cluster in config.clusters)
         for number, each in enumerate(config.listeners):
             place = f"listeners[{number}] ({each.name})"
             mode = IMode(_known("mode", each.mode, place)())
@@ -86,21 +93,44 @@ class ProxyService(Service):
                 mode.check(each)
                 if each.cluster and each.cluster not in names:
                     raise ValueError(f"there is no cluster {each.cluster!r}")
+                if fault := header_fault(each):
+                    raise ValueError(f"proxy_protocol: {fault}")
             except ValueError as error:
                 raise ConfigError([f"{place}: {error}"]) from error
             factory = mode.factory(each, self.flow, self.pool)
             self._log_access(each, factory, place)
-            listener = self._add_listener(each, factory)
-            self._to_listen.append((each.name, each.listen, listener.listen))
+            listener = self._add_listener(each, factory, introduces)
+            if each.listen:
+                self._to_listen.append((each.name, each.listen, listener.listen))
         if config.admin:
             site = admin_site(self)
             self._to_listen.append(
                 ("admin", config.admin, lambda at: at.listen(site).addCallback(self._admin_listens))
             )
 
-    def _add_listener(self, config: model.Listener, factory: IProtocolFactory) -> Listener:
-        listener = Listener(config.name, factory, config.max_connections, self._ids, self.deadlines)
+    def _add_listener(
+        self, config: model.Listener, factory: IProtocolFactory, introduces: bool
+    ) -> Listener:
+        headers = None
+        if config.proxy_protocol:
+            trust = Trust(config.trust)
+            headers = Headers(config.name, trust, config.proxy_timeout, self.deadlines)
+        listener = Listener(
+            config.name,
+            factory,
+            config.max_connections,
+            self._ids,
+            self.deadlines,
+            headers,
+            notes_server=introduces,
+        )
         self.listeners[config.name] = listener
+        if IHandsOver.providedBy(factory):
+
+            def hand_over(first: IProtocol, name: str, received: bytes) -> None:
+                listener.hand_over(first, self.listeners[name], received)
+
+            factory.hand_over_by(hand_over)
         return listener
 
     def _log_access(self, config: model.Listener, factory: object, place: str) -> None:

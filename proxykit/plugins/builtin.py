@@ -3,6 +3,12 @@
 from proxykit.components import Component
 
 tcp = Component("mode", "tcp", "proxykit.modes.tcp:TcpMode", "relay raw TCP, byte for byte")
+sni = Component(
+    "mode",
+    "sni",
+    "proxykit.modes.sni:SniMode",
+    "relay TLS untouched, to where the server name says",
+)
 http = Component(
     "mode",
     "http",

@@ -63,10 +63,14 @@ MOST_BYTES = 65536
 #: Alerts to refuse with (RFC 8446 section 6).
 UNEXPECTED_MESSAGE = 10
 RECORD_OVERFLOW = 22
+HANDSHAKE_FAILURE = 40
 ILLEGAL_PARAMETER = 47
 DECODE_ERROR = 50
 PROTOCOL_VERSION = 70
+MISSING_EXTENSION = 109
 UNRECOGNIZED_NAME = 112
+#: As ``Hello.versions`` has it.
+TLS13 = 0x0304
 
 _HANDSHAKE = 22
 #: change_cipher_spec, alert, handshake, application_data, heartbeat.

@@ -202,8 +202,7 @@ class FieldTests(TestCase):
     ) -> Message:
         """What the backend gets."""
         self.origin = origin = await start_origin(self, [OK])
-        settings = settings or HttpSettings(trust=trust)
-        self.proxy = start_http(self, origin, settings=settings, **more)
+        self.proxy = start_http(self, origin, settings=settings, trust=trust, **more)
         self.client = await self.proxy.connect()
         self.response = await self.client.get("/", *lines, host=host, version=version)
         (asked,) = origin.requests

@@ -65,8 +65,7 @@ class WhoHasTheLastWordTests(Asking):
 
     async def test_rules_and_a_client_that_is_trusted(self) -> None:
         theirs = [f"{name}: theirs" for name in OURS]
-        settings = HttpSettings(trust=(HOST,))
-        self.check(await self.asked(*theirs, routes=rules(set=SET), settings=settings))
+        self.check(await self.asked(*theirs, routes=rules(set=SET), trust=(HOST,)))
 
     async def test_a_hook(self) -> None:
         def hook(head: RequestHead, outgoing: Outgoing) -> None:
@@ -95,8 +94,8 @@ class SpellingTests(Asking):
     async def test_underscores(self) -> None:
         lines = [f"{name.replace('-', '_')}: 192.0.2.66" for name in OURS if "-" in name]
         mixed = ["X-Forwarded_For: 192.0.2.66", "x_forwarded-PROTO: 192.0.2.66"]
-        for settings in (HttpSettings(), HttpSettings(trust=(HOST,))):
-            asked = await self.asked(*lines, *mixed, "X_Other: stays", settings=settings)
+        for trust in ((), (HOST,)):
+            asked = await self.asked(*lines, *mixed, "X_Other: stays", trust=trust)
             self.assertEqual([name for name in asked.names if "_" in name], ["X_Other"])
             self.assertNotIn("192.0.2.66", str(asked.fields))
             for name in OURS:

@@ -13,7 +13,8 @@ from proxykit.core.choice import Attempt, Choice
 from proxykit.core.waiting import Full
 from proxykit.errors import ProxyError, Retry, Side
 from proxykit.model import Pool as PoolConfig
-from proxykit.net.pool import Pool, Pooled
+from proxykit.net.pool import Pool
+from proxykit.net.shelf import Pooled
 from proxykit.testing import FakeConnector
 from tests.core import House, backends, refusal
 

@@ -10,7 +10,8 @@ from proxykit.core.choice import Attempt
 from proxykit.core.waiting import Full
 from proxykit.interfaces import IConnector
 from proxykit.model import Backend
-from proxykit.net.pool import Pool, Pooled, Shelf
+from proxykit.net.pool import Pool
+from proxykit.net.shelf import Pooled, Shelf
 from tests.core import address, backends, refusal
 from tests.net.pools import ALWAYS, NEVER, NO_PORT, SAFE, PoolTestCase
 

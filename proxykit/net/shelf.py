@@ -1,0 +1,115 @@
+"""Where a pool's connections lie: those that may stand in for one another, the newest on top."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from proxykit.core.accountant import Lease
+    from proxykit.core.choice import Attempt
+    from proxykit.core.deadlines import Deadline
+    from proxykit.core.registry import BackendState
+    from proxykit.model import Pool as PoolConfig
+    from proxykit.model import PoolKey
+    from proxykit.net.pool import Opening, Pool
+
+#: What :class:`Pooled` has; whoever has it beside another class with slots makes them there.
+POOLED_SLOTS = ("_idle", "_idle_for", "answered", "capacity", "idle_limit", "in_use",
+                "introduction", "lease", "rested", "shelf", "used")  # fmt: skip
+
+
+class Pooled:
+    """What the pool knows of a connection. A mode's upstream protocol is also one of these.
+
+    :ivar capacity: how many may use it at once; 0: no more, whatever comes free.
+    :ivar in_use: how many do.
+    :ivar answered: when it answered last, on the deadlines' clock.
+    :ivar idle_limit: seconds that the other side keeps it when it is idle; None: it does not say.
+    :ivar used: how many it has served or serves.
+    :ivar rested: whether it has ever lain idle.
+    :ivar introduction: the PROXY header that it began with: it speaks for one client alone.
+    """
+
+    introduction: bytes
+    lease: Lease
+    shelf: Shelf
+
+    def __init__(self) -> None:
+        self.capacity = 1
+        self.in_use = 0
+        self.answered = 0.0
+        self.used = 0
+        self.rested = False
+        self.idle_limit: float | None = None
+        self._idle: Deadline | None = None
+        #: The ``idle_limit`` that the deadline was made for.
+        self._idle_for: float | None = None
+
+    def close_idle(self) -> None:
+        """Nobody uses it, and nobody shall: close it."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """End it at once, whoever uses it."""
+        raise NotImplementedError
+
+
+class Shelf:
+    """The connections of one key.
+
+    :ivar free: those with a free slot, the newest last. A dict, for those that die are not on top.
+    :ivar idle: how many of these nobody uses.
+    :ivar pending: attempts that wait for a connection of this key, and what is opened for each.
+    :ivar spare: what is being opened for nobody in particular.
+    :ivar shares: whether any connection serves twice.
+    :ivar introduces: whether each begins with a PROXY header, and so is for one client alone.
+    :ivar free_of: if so, those of ``free`` by that header.
+    """
+
+    __slots__ = ("backend", "config", "evicted", "expired", "free", "free_of", "idle", "introduces",
+                 "key", "most", "opened", "pending", "pool", "reused", "shares",
+                 "spare")  # fmt: skip
+
+    def __init__(self, pool: Pool, key: PoolKey, backend: BackendState) -> None:
+        self.pool = pool
+        self.key = key
+        self.idle = 0
+        self.is_of(backend)
+        self.spare: dict[Opening, None] = {}
+        self.free: dict[Pooled, None] = {}
+        self.introduces = key.proxy_protocol != ""
+        self.free_of: dict[bytes, dict[Pooled, None]] = {}
+        self.pending: dict[Attempt, Opening] = {}
+        self.opened = 0
+        self.reused = 0
+        self.expired = 0
+        self.evicted = 0
+
+    def is_of(self, backend: BackendState) -> None:
+        """Take what is set for a backend; one that left, and came back, has its shelf again."""
+        self.backend = backend
+        cluster = backend.cluster.config
+        self.config: PoolConfig = cluster.pool
+        self.shares = self.config.reuse != "never"
+        most = self.config.max_idle
+        self.most = cluster.max_connections if most is None else most
+
+    def lay(self, connection: Pooled) -> None:
+        """On top of those with a free slot."""
+        self.free[connection] = None
+        if self.introduces:
+            self.free_of.setdefault(connection.introduction, {})[connection] = None
+
+    def unlay(self, connection: Pooled) -> None:
+        """It has none any more."""
+        del self.free[connection]
+        if self.introduces:
+            strike(self.free_of, connection)
+
+
+def strike(named: dict[bytes, dict[Pooled, None]], connection: Pooled) -> None:
+    """Take a connection from those that are kept by their introductions."""
+    same = named[connection.introduction]
+    del same[connection]
+    if not same:
+        del named[connection.introduction]
