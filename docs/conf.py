@@ -27,5 +27,8 @@ nitpick_ignore_regex = [
     (r"py:class", r".*<InterfaceClass .*"),
     (r"py:(class|exc)", r"(Enum|Exception|\w+Error|Iterable|Callable|I[A-Z]\w+)"),
     # Ours, imported for typing only, or handed on from another module.
-    (r"py:(class|exc)", r"(Flow|HttpSettings|SniSettings|TcpSettings|Problem|Re(quest|sponse)Hook|Refused|proxykit\..*\._Block)"),
+    (
+        r"py:(class|exc)",
+        r"(Flow|(Http|Sni|Tcp)Settings|Problem|Re(quest|sponse)Hook|Refused|proxykit\..*\._Block)",
+    ),
 ]
