@@ -35,6 +35,9 @@ Fallback = NewType("Fallback", str)
 EndpointText = NewType("EndpointText", str)
 
 
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+
+
 @frozen
 class Check:
     """A check that knows its expectation, so that a value of the wrong type is told it too.
@@ -118,13 +121,18 @@ def network(text: str) -> None:
     if text == "unix":
         return
     try:
-        ipaddress.ip_network(text)
+        found = ipaddress.ip_network(text)
     except ValueError:
         try:
             near = ipaddress.ip_network(text, strict=False)
         except ValueError:
             raise ValueError("expected a network such as 10.0.0.0/8, an address, or unix") from None
         raise ValueError(f"expected {near}") from None
+    # Clients are compared without their scope, and those of IPv4 as such.
+    if "%" in text:
+        raise ValueError("expected an address without a scope")
+    if found.version == 6 and found.subnet_of(_MAPPED):
+        raise ValueError("expected the IPv4 network itself")
 
 
 def default_of(cls: type, key: str) -> Any:
@@ -165,6 +173,11 @@ def hand_over_faults(listeners: Sequence[Listener]) -> list[Problem]:
                 why = "there is none" if target is None else f"its mode is {target.mode} as well"
                 place = ("listeners", index, "routes", at, "listener")
                 problems.append((place, f"{name!r} cannot take connections over: {why}"))
+    problems += [
+        (("listeners", index, "proxy_protocol"), "it does not listen, so no header ever comes")
+        for index, listener in enumerate(listeners)
+        if listener.proxy_protocol and not listener.listen
+    ]
     problems += [
         (("listeners", index, "listen"), "missing: no route hands connections over to it")
         for index, listener in enumerate(listeners)

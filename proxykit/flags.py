@@ -91,9 +91,11 @@ class ModeOptions(BaseOptions):
         ["proxy-protocol", None, None, f"PROXY headers: {', '.join(_DIRECTIONS)}"],
     ]
     mode = ""
-    #: By their flags: the settings that have one value, and those that are lists.
+    #: What says where its traffic goes.
+    needed = "--backend"
     #: Whether its routes go by path, too.
     by_path = False
+    #: By their flags: the settings that have one value, and those that are lists.
     settings: dict[str, Attribute[Any]] = {}
     lists: dict[str, Attribute[Any]] = {}
 
@@ -167,8 +169,10 @@ class ModeOptions(BaseOptions):
                 return f"--backend {self.backends[index]}"
             case ("clusters", name, "backends", int(), *_):
                 return next(f"--route {each.text}" for each in self.routes if each.cluster == name)
-            case ("clusters", _, "backends") | ("listeners", _):
+            case ("clusters", _, "backends"):
                 return "--backend"
+            case ("listeners", _):
+                return self.needed
             case ("admin", *_):
                 return "--admin"
             case ("listeners", _, "routes", int() as index, *_):
@@ -189,6 +193,8 @@ class ModeOptions(BaseOptions):
 
 class _RoutingOptions(ModeOptions):
     """The same for a mode that routes by host."""
+
+    needed = "--backend or --route"
 
     def opt_route(self, text: str) -> None:
         """HOST=ADDRESS[,ADDRESS...]: the backends for a host, such as a.example or *.a.example, or

@@ -7,7 +7,6 @@ time (``core.registry.BackendState``) and one try at it (``core.flow.Attempt``) 
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 from typing import TYPE_CHECKING
 
@@ -288,7 +287,11 @@ def address_text(address: IAddress) -> str:
         host = f"[{address.host}]" if ":" in address.host else address.host
         return f"{host}:{address.port}"
     if isinstance(address, UNIXAddress):
-        return "unix:" + os.fsdecode(address.name or b"")
+        # Whoever connects has chosen it: it must do for a log, and for JSON.
+        name = (address.name or b"").decode("utf-8", "backslashreplace")
+        if not name.isprintable():
+            name = name.encode("unicode_escape").decode("ascii")
+        return f"unix:{name}"
     return str(address)
 
 

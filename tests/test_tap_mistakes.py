@@ -70,7 +70,7 @@ class MistakeTests(TapTestCase):
             )
         one = ("--route", "a.example=127.0.0.1:1")
         for arguments, expected in (
-            ([*HTTP], "--backend: mode http needs a cluster or routes"),
+            ([*HTTP], "--backend or --route: mode http needs a cluster or routes"),
             (["http", *one], "--listen: missing"),
             ([*HTTP, "--balance", "round-robin"], "--backend: expected at least one backend"),
             ([*HTTP, *one, "--route", "b=x"], "--route b=x: expected host:port"),

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from proxykit.model import ConnInfo
 
 
-# One client's requests begin with the same header, so that they may share a connection.
-@lru_cache(maxsize=1024)
+#: An address as it is kept here: host and port, or the name of a unix socket.
+_End = tuple[str, int] | bytes | None
+
+
 def introduction(version: str, info: ConnInfo) -> bytes:
     """The PROXY header for a client's connection.
 
@@ -26,8 +28,21 @@ def introduction(version: str, info: ConnInfo) -> bytes:
     """
     if not version:
         return b""
-    source, destination = _endpoint(info.client), _endpoint(info.server)
-    return v1(source, destination) if version == "v1" else v2(source, destination, info.tlvs)
+    return _header(version, _end(info.client), _end(info.server), info.tlvs)
+
+
+def _end(address: Any) -> _End:
+    # Not as it is: to tell its hash, a UNIXAddress asks the file system.
+    if isinstance(address, UNIXAddress):
+        return address.name or b""
+    return (address.host, address.port) if isinstance(address, IPv4Address | IPv6Address) else None
+
+
+# One client's requests begin with the same header, so that they may share a connection.
+@lru_cache(maxsize=1024)
+def _header(version: str, client: _End, server: _End, tlvs: tuple[tuple[int, bytes], ...]) -> bytes:
+    source, destination = _endpoint(client), _endpoint(server)
+    return v1(source, destination) if version == "v1" else v2(source, destination, tlvs)
 
 
 def introductions(info: ConnInfo) -> tuple[bytes, bytes]:
@@ -35,12 +50,11 @@ def introductions(info: ConnInfo) -> tuple[bytes, bytes]:
     return introduction("v1", info), introduction("v2", info)
 
 
-def _endpoint(address: Any) -> Endpoint | None:
-    if isinstance(address, UNIXAddress):
-        path = os.fsdecode(address.name or b"")
-        return Endpoint(path if path.startswith("/") else "", 0)
-    if not isinstance(address, IPv4Address | IPv6Address):
+def _endpoint(end: _End) -> Endpoint | None:
+    if end is None:
         return None
+    if isinstance(end, bytes):
+        return Endpoint(os.fsdecode(end) if end.startswith(b"/") else "", 0)
     # IPv4 on a socket of both families; a scope means nothing to others.
-    host = ip_address(address.host.partition("%")[0])
-    return Endpoint(str(getattr(host, "ipv4_mapped", None) or host), address.port)
+    host = ip_address(end[0].partition("%")[0])
+    return Endpoint(str(getattr(host, "ipv4_mapped", None) or host), end[1])

@@ -215,9 +215,12 @@ class SniRouter:
     that asks for none.
 
     :param routes: of two that fit equally well, the first is taken.
+    :ivar hands_over: whether any of them names a listener.
     """
 
     def __init__(self, routes: Iterable[SniRoute]) -> None:
+        routes = tuple(routes)
+        self.hands_over = any(route.listener for route in routes)
         self._hosts = _Hosts(routes, _offers, lambda offers: offers)
 
     def route(self, hello: Hello) -> SniRoute | None:

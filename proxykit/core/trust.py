@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+
+if TYPE_CHECKING:
+    from proxykit.model import ConnInfo
 
 #: Stands for all clients on a unix socket.
 UNIX = "unix"
@@ -26,6 +29,18 @@ class Trust:
 
     def __bool__(self) -> bool:
         return self._unix or bool(self._networks)
+
+    def believes(self, info: ConnInfo) -> bool:
+        """Whether what it says in forwarding fields is kept.
+
+        Not if it was relayed and its PROXY header does not say for whom: the relay's own word is
+        believed, not that of somebody behind it. Nor if it was on a unix socket somewhere else.
+        """
+        if info.relay is not None and (
+            info.relay is info.client or isinstance(info.client, UNIXAddress)
+        ):
+            return False
+        return self.covers(info.client)
 
     def covers(self, client: Any) -> bool:
         """Whether this client is one of them, by its address."""

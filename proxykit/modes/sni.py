@@ -68,9 +68,9 @@ class SniProtocol(TcpProtocol):
     def connectionMade(self) -> None:
         self._arrived()
         factory = self.factory
-        self._reader = HelloReader()
+        self._reader = HelloReader(factory.settings.hello_limit)
         self._peeking = factory.flow.deadlines.add(factory.settings.peek_timeout, self._late)
-        if factory.hand_over is not None and has_shortcuts(self.transport):
+        if factory.looks and has_shortcuts(self.transport):
             self.transport.look(self._seen, LOOK_BYTES)
 
     def _seen(self, data: bytes) -> None:
@@ -234,12 +234,15 @@ class SniFactory(TcpFactory):
         super().__init__(flow, connector, router, settings or SniSettings(), name)
         self.cluster = cluster
         self.hand_over: Callable[[IProtocol, str, bytes], object] | None = None
+        #: Whether hellos are looked at before they are read: some may be for others to read.
+        self.looks = False
         self.hellos = Hellos()
         self._rarely = Rarely(flow.clock)
 
     def hand_over_by(self, hand_over: Callable[[IProtocol, str, bytes], object]) -> None:
         """See ``IHandsOver``."""
         self.hand_over = hand_over
+        self.looks = getattr(self.router, "hands_over", True)
 
     def turned_away(self, info: ConnInfo, reason: str, why: str) -> None:
         """Count a connection that is not served; the log has the first of many."""

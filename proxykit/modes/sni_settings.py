@@ -17,10 +17,12 @@ from proxykit.checks import (
     default_of,
     host_pattern,
     positive_seconds,
+    whole_between,
 )
 from proxykit.model import SniRoute
 from proxykit.modes.tcp import TcpSettings
 from proxykit.strict import Problem, Wrong, dotted
+from proxykit.wire.clienthello import MOST_BYTES
 
 if TYPE_CHECKING:
     from proxykit.model import Listener
@@ -85,6 +87,7 @@ class SniSettings(TcpSettings):
     refused where that has none.
 
     :ivar peek_timeout: seconds for the whole hello.
+    :ivar hello_limit: bytes of a hello.
     :ivar without_name: what becomes of a hello that names no server: refuse, close or a cluster.
     :ivar unknown_name: what becomes of one whose name has no route: refuse, close or a cluster.
     :ivar not_tls: what becomes of whatever is not TLS: refuse, close or a cluster.
@@ -96,6 +99,7 @@ class SniSettings(TcpSettings):
     unknown_name: Fallback = _BY_CLUSTER
     not_tls: Fallback = _REFUSED
     routes: tuple[SniRoute, ...] = field(default=(), metadata={"check": _distinct})
+    hello_limit: int = field(default=MOST_BYTES, metadata={"check": whole_between(512, MOST_BYTES)})
 
 
 def check_sni(listener: Listener) -> None:

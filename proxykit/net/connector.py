@@ -153,7 +153,9 @@ class _Connecting(ClientFactory):
         attempt = self._attempt
         assert attempt is not None, "stop() has ended the socket, so it cannot have connected"
         attempt.lease = self._lease
+        introduction = b""
         try:
+            introduction = attempt.introduction
             protocol: Any = attempt.protocol()
         except Exception as bug:
             _log.failure("{backend}: no protocol", backend=self._backend.address)
@@ -164,7 +166,7 @@ class _Connecting(ClientFactory):
         self._protocol = protocol
         self._lease.connected()
         when_lost(protocol, self._lost)
-        if introduction := attempt.introduction:
+        if introduction:
             when_made(protocol, partial(_introduce, introduction))
         if not self._native:
             guard_making(protocol)

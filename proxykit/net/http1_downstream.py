@@ -98,7 +98,7 @@ class Http1Downstream(RelaySide):
                 tune(transport, True)
         host = serving.client_text(self.info)
         scheme = b"https" if ISSLTransport.providedBy(transport) else b"http"
-        trusted = serving.trust.covers(self.info.client)
+        trusted = serving.trust.believes(self.info)
         self.forwarding = Forwarding(host, scheme, trusted, serving.settings.via)
         transport.registerProducer(self, True)
         self._await_head()

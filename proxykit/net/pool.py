@@ -171,7 +171,7 @@ class Pool:
         """A client is gone: what was opened in its name is of use to nobody else."""
         for said in introductions(info) if self._introduced else ():
             for connection in tuple(self._introduced.get(said, ())):
-                if not connection.in_use:
+                if connection.capacity and not connection.in_use:  # else it is being closed
                     self._close(connection)
 
     def retire(self, connection: Pooled) -> None:

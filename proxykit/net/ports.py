@@ -56,12 +56,12 @@ class _Accepting:
         self.numberAccepts = max(1, accepted) if accepted < self.numberAccepts else accepted + 20
 
     def _serve(self: Any, skt: socket.socket, client: Any) -> None:
-        if len(client) == 4 and client[3]:
-            # A link-local address: its scope belongs to its name.
-            flags = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
-            client = (socket.getnameinfo(client, flags)[0], *client[1:])
         transport = None
         try:
+            if len(client) == 4 and client[3] and isinstance(client, tuple):
+                # A link-local address: its scope belongs to its name.
+                flags = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+                client = (socket.getnameinfo(client, flags)[0], *client[1:])
             protocol = self.factory.buildProtocol(self._buildAddr(client))
             if protocol is None:
                 skt.close()

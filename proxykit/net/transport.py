@@ -8,6 +8,7 @@ nothing left to send.
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections.abc import Callable
@@ -217,7 +218,10 @@ class Short:
     def consume(self: Any, size: int) -> None:
         """See ``IShortcuts.consume``."""
         while size > 0:
-            size -= len(self.socket.recv(size))
+            taken = len(self.socket.recv(size))
+            if not taken:
+                raise ConnectionResetError(errno.ECONNRESET, "what was shown is gone")
+            size -= taken
 
     def look(self: Any, seen: Callable[[bytes], object] | None, size: int = 0) -> None:
         """See ``IShortcuts.look``."""

@@ -67,6 +67,8 @@ class ProxyService(Service):
         self._ids = itertools.count(1)
         # Where each factory is to listen, until it does: its name, the endpoint string.
         self._to_listen: list[tuple[str, str, Callable[[Any], Deferred[IListeningPort]]]] = []
+        # Those that listen nowhere.
+        self._taking_over: list[Listener] = []
         self._admin: IListeningPort | None = None
 
     def apply(self, config: model.Config) -> None:
@@ -102,6 +104,8 @@ class ProxyService(Service):
             listener = self._add_listener(each, factory, introduces)
             if each.listen:
                 self._to_listen.append((each.name, each.listen, listener.listen))
+            else:
+                self._taking_over.append(listener)
         if config.admin:
             site = admin_site(self)
             self._to_listen.append(
@@ -205,11 +209,16 @@ class ProxyService(Service):
         """
         self.privilegedStartService()
         super().startService()  # type: ignore[no-untyped-call]
+        for listener in self._taking_over:
+            listener.doStart()  # as a port does
 
     def stopService(self) -> Deferred[Any]:
         """Accept no more. Connections end with the process."""
         super().stopService()  # type: ignore[no-untyped-call]
         stopping = self._stop_listening()
+        taking_over, self._taking_over = self._taking_over, []
+        for listener in taking_over:
+            listener.doStop()
         self.deadlines.rest()
         return stopping
 

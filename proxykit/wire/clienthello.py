@@ -31,7 +31,7 @@ a handshake that is no hello           unexpected_message
 more in the record behind the hello    unexpected_message
 a hello below SSL 3.0                  protocol_version; so is a later record that is none of 3.x
 a record over 16,384 bytes             record_overflow
-over 65,536 bytes in all               decode_error; at once, where a length says so
+over 65,536 bytes, or 2,048 records    decode_error; at once, where a length says so
 an empty record, an empty hello        decode_error
 lengths that do not add up             decode_error, at every level
 a session id over 32 bytes             decode_error
@@ -59,6 +59,8 @@ from attrs import frozen
 
 #: Of a hello, with the headers of its records. Those of browsers have less than 3,000.
 MOST_BYTES = 65536
+#: Of a hello, however small: each costs as much as thousands of bytes.
+MOST_RECORDS = 2048
 
 #: Alerts to refuse with (RFC 8446 section 6).
 UNEXPECTED_MESSAGE = 10
@@ -172,15 +174,19 @@ class HelloReader:
     """Reads the hello that a connection starts with.
 
     After any other answer than ``NEED_MORE``, nothing more may be fed.
+
+    :param limit: bytes that it may have, with the headers of its records.
     """
 
-    __slots__ = ("_at", "_held", "_left", "_message", "_need")
+    __slots__ = ("_at", "_held", "_left", "_limit", "_message", "_need", "_records")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = MOST_BYTES) -> None:
+        self._limit = limit
         self._held: bytes | bytearray = b""
         #: How much of what is held was read, and what is left of the record it ends in.
         self._at = 0
         self._left = 0
+        self._records = 0
         #: What the records have of the hello, its header too, and how many bytes it has in all;
         #: 0: that is not known yet.
         self._message = bytearray()
@@ -200,7 +206,8 @@ class HelloReader:
         try:
             if not held:
                 self._held = data
-                if (body := _body_in_one_piece(data)) is not None:
+                body = _body_in_one_piece(data)
+                if body is not None and len(body) + 9 <= self._limit:
                     return Matched(_read_hello(body))
             elif isinstance(held, bytearray):
                 held += data
@@ -245,8 +252,11 @@ class HelloReader:
             )
         self._at += 5
         self._left = length
-        if self._at + length > MOST_BYTES:
-            raise _too_large()
+        self._records += 1
+        if self._records > MOST_RECORDS:
+            raise _Broken(f"a hello has {MOST_RECORDS} records at most")
+        if self._at + length > self._limit:
+            raise self._too_large()
         return True
 
     def _is_whole(self, fragment: bytes | bytearray) -> bool:
@@ -262,15 +272,14 @@ class HelloReader:
             if len(message) < 4:
                 return False
             self._need = 4 + int.from_bytes(message[1:4])
-            if 5 + self._need > MOST_BYTES:
-                raise _too_large()
+            if 5 + self._need > self._limit:
+                raise self._too_large()
         if len(message) + self._left > self._need:
             raise _Broken("a hello ends with its record (RFC 8446 section 5.1)", UNEXPECTED_MESSAGE)
         return len(message) == self._need
 
-
-def _too_large() -> _Broken:
-    return _Broken(f"a hello has {MOST_BYTES} bytes at most, with its records")
+    def _too_large(self) -> _Broken:
+        return _Broken(f"a hello has {self._limit} bytes at most, with its records")
 
 
 def _body_in_one_piece(data: bytes) -> bytes | None:

@@ -7,6 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from proxykit.wire.clienthello import (
     DECODE_ERROR,
     MOST_BYTES,
+    MOST_RECORDS,
     NEED_MORE,
     PROTOCOL_VERSION,
     RECORD_OVERFLOW,
@@ -128,9 +129,17 @@ class BoundTests(SynchronousTestCase):
 
     def test_records_of_one_byte(self):
         """Six bytes for one count as six."""
-        size = MOST_BYTES // 6
-        self.assertEqual(outcome([records(message_of(size), 1)]), FOUND)
-        self.too_large([records(message_of(size + 1), 1)])
+        self.assertEqual(outcome([records(message_of(MOST_RECORDS), 1)]), FOUND)
+        self.too_large([records(message_of(MOST_RECORDS + 1), 1)], "2048 records at most")
+
+    def test_a_limit_of_ones_own(self):
+        size = 1000
+        hello = records(message_of(size - 5))
+        self.assertEqual(outcome([hello], limit=size), FOUND)
+        self.assertEqual(outcome([hello[:9], hello[9:]], limit=size), FOUND)
+        for pieces in ([hello], [hello[:9]], [hello[:5]]):
+            answer = outcome(pieces, limit=size - 1)
+            self.assertIn("999 bytes at most", answer.why)
 
     def test_said_beforehand(self):
         """Nobody waits for a hello that will be too large, nor for a record that is."""
@@ -140,10 +149,10 @@ class BoundTests(SynchronousTestCase):
         self.too_large([said + (largest + 1).to_bytes(2, "big")])
         self.too_large([b"\x16\x03\x01\x40\x00\x01\xff\xff\xff"])
 
-    def too_large(self, pieces):
+    def too_large(self, pieces, why="65536 bytes at most"):
         answer = outcome(pieces)
         self.assertIsInstance(answer, Malformed)
-        self.assertIn("65536 bytes at most", answer.why)
+        self.assertIn(why, answer.why)
         self.assertEqual(answer.alert, DECODE_ERROR)
         self.assertEqual(outcome(bytes((byte,)) for piece in pieces for byte in piece), answer)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from proxykit.testing import split_everywhere
-from proxykit.wire.clienthello import NEED_MORE, HelloReader
+from proxykit.wire.clienthello import MOST_BYTES, NEED_MORE, HelloReader
 
 RANDOM = bytes(range(100, 132))
 CIPHERS = b"\x13\x01\x13\x02\xc0\x2f"
@@ -98,9 +98,9 @@ def recorded():
     return {file.stem: file.read_bytes() for file in files}
 
 
-def outcome(pieces):
+def outcome(pieces, limit=MOST_BYTES):
     """The answer to these reads, the first that is not ``NEED_MORE``; nothing of them gets lost."""
-    reader = HelloReader()
+    reader = HelloReader(limit)
     fed = b""
     for piece in pieces:
         fed += piece
