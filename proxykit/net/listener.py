@@ -309,7 +309,6 @@ class Listener(Factory):
         return [
             {
                 "id": number,
-                "listener": self.name,
                 **_describe(protocol.info),  # type: ignore[attr-defined]
                 **(protocol.snapshot() if ISnapshot.providedBy(protocol) else {}),
             }
@@ -329,7 +328,7 @@ def _give(transport: Any, protocol: Any) -> None:
 
 def _describe(info: ConnInfo) -> dict[str, Any]:
     relay = {} if info.relay is None else {"relay": address_text(info.relay)}
-    return {"client": address_text(info.client), **relay}
+    return {"listener": info.listener, "client": address_text(info.client), **relay}
 
 
 def _note_server(protocol: Any, transport: Any) -> None:
@@ -378,4 +377,8 @@ class _Gate:
             raise BlockingIOError(EWOULDBLOCK, "starved") from error
         if accepted.fileno() >= self._last:
             self._listener.starved()
+        if isinstance(address, bytes) and len(address) == 4:
+            # The name of a client on a unix socket. A stock port takes four of anything for an
+            # address of IPv6, and ends.
+            address = b""
         return accepted, address

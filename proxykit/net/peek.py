@@ -145,6 +145,11 @@ class HeaderProtocol(Protocol):
         self._headers.refuse(self.info.client, reason, why)
         self.transport.abortConnection()
 
+    def abort(self, why: str) -> None:
+        """The service ends: that is not the client's doing."""
+        self._rest()
+        self.transport.abortConnection()
+
     def _rest(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()

@@ -40,7 +40,7 @@ from proxykit.strict import dotted
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IListeningPort, IProtocol, IProtocolFactory
+    from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
     from proxykit import model
 
@@ -130,12 +130,15 @@ class ProxyService(Service):
         )
         self.listeners[config.name] = listener
         if IHandsOver.providedBy(factory):
-
-            def hand_over(first: IProtocol, name: str, received: bytes) -> None:
-                listener.hand_over(first, self.listeners[name], received)
-
-            factory.hand_over_by(hand_over)
+            factory.hand_over_by(self._hand_over)
         return listener
+
+    def _hand_over(self, first: Any, name: str, received: bytes) -> None:
+        """See ``IHandsOver``: whoever has accepted the connection keeps it in its table."""
+        number = first.info.id
+        listeners = self.listeners.values()
+        accepted = next(each for each in listeners if each.connections.get(number) is first)
+        accepted.hand_over(first, self.listeners[name], received)
 
     def _log_access(self, config: model.Listener, factory: object, place: str) -> None:
         """Open the listener's access log, where its mode writes one."""
