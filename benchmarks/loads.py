@@ -186,12 +186,12 @@ def download(port: int, connections: int, seconds: int, cpu: Callable[[], int]) 
     """The origin's large file, again and again; in megabytes."""
     files = int(FASTEST * (seconds + 2 * SETTLE) / FILES["bulk"]) + 1
     with ExitStack() as stack:
-        sinks = [_connect(stack, port) for _ in range(connections)]
+        sinks = [connect(stack, port) for _ in range(connections)]
         for each in sinks:
             each.sendall((REQUEST % b"bulk") * files)
             if not each.recv(64).startswith(b"HTTP/1.1 200 "):
                 raise RefusedError("the origin has no file")
-        return _pump(sinks, [], None, seconds, cpu)
+        return pump(sinks, [], None, seconds, cpu)
 
 
 def upload(
@@ -202,8 +202,8 @@ def upload(
     Source and sink are one process: on two cores, the proxy has the other one.
     """
     with ExitStack() as stack:
-        sources = [_connect(stack, port) for _ in range(connections)]
-        return _pump([], sources, listening, seconds, cpu)
+        sources = [connect(stack, port) for _ in range(connections)]
+        return pump([], sources, listening, seconds, cpu)
 
 
 @contextmanager
@@ -214,18 +214,22 @@ def listening() -> Iterator[tuple[socket.socket, int]]:
         yield sink, sink.getsockname()[1]
 
 
-def _connect(stack: ExitStack, port: int) -> socket.socket:
+def connect(stack: ExitStack, port: int) -> socket.socket:
+    """A connection that is closed with the stack."""
     return stack.enter_context(socket.create_connection((HOST, port), PATIENCE))
 
 
-def _pump(
+def pump(
     sinks: Sequence[socket.socket],
     sources: Sequence[socket.socket],
     accepting: socket.socket | None,
     seconds: int,
     cpu: Callable[[], int],
 ) -> Work:
-    """Send to all sources, receive from all sinks and from what is accepted; count what arrived."""
+    """Send to all sources, receive from all sinks and from what is accepted; count what arrived.
+
+    :raises RefusedError: nothing has, or a sink has had its end.
+    """
     poll = select.epoll()
     into = memoryview(bytearray(CHUNK))
     by_fd = {each.fileno(): each for each in (*sinks, *sources)}

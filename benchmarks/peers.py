@@ -17,6 +17,10 @@ from benchmarks.programs import HOST, OTHERS, connections, find, nginx_program
 
 #: Seconds for every idle timeout; none of them comes to pass.
 IDLE = 600
+#: What makes proxykit's listener an L4 one.
+TCP = 'mode = "tcp"\ncluster = "origin"'
+#: HAProxy's options to splice.
+SPLICE = "option splice-request\n    option splice-response"
 
 
 @dataclass(frozen=True)
@@ -40,31 +44,54 @@ def twistd(conf: Path, text: str) -> list[str]:
     return [sys.executable, "-P", "-c", program, "-n", "--pidfile=", "proxykit", "-c", str(conf)]
 
 
-def proxykit(site: Site) -> list[str]:
-    """The service in ``mode = "tcp"``."""
+def proxykit(site: Site, listener: str = TCP, cluster: str = "") -> list[str]:
+    """The service in ``mode = "tcp"``.
+
+    :param listener: what the listener's table has in place of mode and cluster.
+    :param cluster: more of the cluster's table.
+    """
     backends = ", ".join(f'"{each}"' for each in site.backends)
     text = f"""
 [clusters.origin]
 backends = [{backends}]
 balance = "{site.balance}"
 max_connections = {connections()}
+{cluster}
 
 [[listeners]]
 name = "front"
 listen = "tcp:{site.port}:interface={HOST}"
-mode = "tcp"
-cluster = "origin"
 max_connections = {connections()}
 idle_timeout = {IDLE}.0
 log_connections = false
+{listener}
 """
     return twistd(site.directory / "proxykit.toml", text)
 
 
-def haproxy(site: Site, settings: str = "", options: str = "") -> list[str]:
-    """HAProxy with one thread."""
-    servers = "\n".join(f"    server s{n} {each}" for n, each in enumerate(site.backends))
+def haproxy(site: Site, bind: str = "", server: str = "") -> list[str]:
+    """HAProxy with one thread; ``bind`` and ``server`` are more of the lines of those names."""
+    return haproxy_l4(site, haproxy_listen(site, bind, server))
+
+
+def haproxy_listen(site: Site, bind: str = "", server: str = "") -> str:
+    """The section that relays whatever comes."""
+    return f"""
+listen front
+    bind {HOST}:{site.port} {bind}
+{haproxy_servers(site, server)}
+"""
+
+
+def haproxy_servers(site: Site, server: str = "") -> str:
+    """The lines that name the backends."""
+    servers = [f"    server s{n} {each} {server}" for n, each in enumerate(site.backends)]
     balance = {"least-connections": "leastconn", "round-robin": "roundrobin"}[site.balance]
+    return "\n".join([f"    balance {balance}", *servers])
+
+
+def haproxy_l4(site: Site, sections: str, settings: str = "", options: str = "") -> list[str]:
+    """HAProxy with these sections; ``settings`` are global, ``options`` those of all sections."""
     text = f"""
 global
     nbthread 1
@@ -75,18 +102,15 @@ defaults
     timeout connect 5s
     timeout client {IDLE}s
     timeout server {IDLE}s
-listen front
-    bind {HOST}:{site.port}
-    balance {balance}
     {options}
-{servers}
+{sections}
 """
     return haproxy_program(site.directory / "haproxy.cfg", text)
 
 
 def haproxy_splice(site: Site) -> list[str]:
     """The same, made to splice through large pipes; by default it copies."""
-    return haproxy(site, haproxy_pipes(), "option splice-request\n    option splice-response")
+    return haproxy_l4(site, haproxy_listen(site), haproxy_pipes(), SPLICE)
 
 
 def haproxy_program(conf: Path, text: str) -> list[str]:
@@ -104,8 +128,13 @@ def haproxy_pipes() -> str:
     return f"{pipes}\n    maxconn {connections() // 2}"
 
 
-def nginx(site: Site) -> list[str]:
-    """nginx's stream module, in one process."""
+def nginx(site: Site, listen: str = "", to: str = "origin", settings: str = "") -> list[str]:
+    """nginx's stream module, in one process.
+
+    :param listen: more of the line of that name.
+    :param to: what it passes connections to: the upstream ``origin``, or a variable.
+    :param settings: more of them, for all of the stream module.
+    """
     module = stream_module()
     load = f"load_module {module};" if module else ""
     servers = " ".join(f"server {each};" for each in site.backends)
@@ -120,9 +149,10 @@ error_log stderr error;
 events {{ worker_connections {2 * connections()}; }}
 stream {{
     upstream origin {{ {balance} {servers} }}
+    {settings}
     server {{
-        listen {HOST}:{site.port} backlog=4096;
-        proxy_pass origin;
+        listen {HOST}:{site.port} backlog=4096 {listen};
+        proxy_pass {to};
         proxy_connect_timeout 5s;
         proxy_timeout {IDLE}s;
     }}

@@ -28,6 +28,8 @@ row ``clients``: sockets), as the median of {rounds} round{s} of {seconds} s. Th
 one round to HAProxy in the same round (rows ``held`` and ``backends``: to the same proxy with the
 fewest), as the median, and the least and the most. Rows from ``get`` on are HTTP/1.1 at L7, those
 before it are L4; in them ``twisted.web`` closes each connection after one request, on both sides.
+In rows ``sni-short`` and ``sni-bulk`` connections begin with the ClientHello that a program has
+sent, and go on without TLS. Row ``hello`` is proxykit's parser alone, in the process of the load.
 Each proxy has one process; the slow ones have a third of the time. Everything is on loopback of one
 machine, so rates are those of the machine with load and origin on it, and say less than the CPU
 does."""

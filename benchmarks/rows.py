@@ -1,4 +1,5 @@
-"""The rows of the table: those at L4, and then those of :mod:`benchmarks.rows_l7`."""
+"""The rows of the table: those at L4, with :mod:`benchmarks.rows_sni`, and then
+:mod:`benchmarks.rows_l7`."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
-from benchmarks import loads, peers, rows_l7
+from benchmarks import loads, peers, rows_l7, rows_sni
 from benchmarks.measure import Sample, cpu_ns, rss
 from benchmarks.origin import FILES, make_file, origin
 from benchmarks.programs import HOST, find
@@ -160,6 +161,7 @@ ROWS = {
             absolute=True,
             measure="KiB",
         ),
+        *rows_sni.ROWS,
         *rows_l7.ROWS,
     )
 }
