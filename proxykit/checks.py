@@ -165,7 +165,9 @@ def hand_over_faults(listeners: Sequence[Listener]) -> list[Problem]:
     problems: list[Problem] = []
     targets: set[str] = set()
     for index, listener in enumerate(listeners):
-        for at, route in enumerate(getattr(listener.settings, "routes", ())):
+        # A mode of somebody else's may mean anything by it.
+        routes = getattr(listener.settings, "routes", ())
+        for at, route in enumerate(routes if isinstance(routes, tuple) else ()):
             name = getattr(route, "listener", "")
             target = named.get(name)
             targets.add(name)

@@ -71,7 +71,7 @@ class _RouteFlag:
         where, _, addresses = text.partition("=")
         host, slash, path = where.partition("/")
         if not (host and addresses) or (slash and not by_path):
-            more = " or HOST/PATH=ADDRESS,ADDRESS,..." if by_path else ",ADDRESS,..."
+            more = " or HOST/PATH=ADDRESS,ADDRESS,..." if by_path else "[,ADDRESS...]"
             expected = f"HOST=ADDRESS{more}"
             raise usage.UsageError(f"--route {text}: expected {expected}")
         name = re.sub(r"[^!-.0-~]", ":", where)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
-from proxykit.wire.proxyproto import Endpoint, v1, v2
+from proxykit.wire.proxyproto import LIMIT, Endpoint, v1, v2
 
 if TYPE_CHECKING:
     from proxykit.model import ConnInfo
@@ -42,7 +42,11 @@ def _end(address: Any) -> _End:
 @lru_cache(maxsize=1024)
 def _header(version: str, client: _End, server: _End, tlvs: tuple[tuple[int, bytes], ...]) -> bytes:
     source, destination = _endpoint(client), _endpoint(server)
-    return v1(source, destination) if version == "v1" else v2(source, destination, tlvs)
+    if version == "v1":
+        return v1(source, destination)
+    made = v2(source, destination, tlvs)
+    # What came in may have grown by addresses and a name, and who reads it has a limit, too.
+    return made if len(made) <= LIMIT else v2(source, destination)
 
 
 def introductions(info: ConnInfo) -> tuple[bytes, bytes]:

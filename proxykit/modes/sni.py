@@ -22,7 +22,7 @@ from proxykit.core.stats import Hellos
 from proxykit.interfaces import IHandsOver, IMode
 from proxykit.model import address_text
 from proxykit.modes.sni_settings import CLOSE, REFUSE, SniSettings, check_sni
-from proxykit.modes.tcp import TcpFactory, TcpProtocol
+from proxykit.modes.tcp import EARLY_BYTES, TcpFactory, TcpProtocol
 from proxykit.net.closing import Closing
 from proxykit.net.relay import has_shortcuts
 from proxykit.wire.clienthello import (
@@ -142,6 +142,8 @@ class SniProtocol(TcpProtocol):
             if config.proxy_protocol == "v2" and all(kind != AUTHORITY for kind, _ in info.tlvs):
                 name = AUTHORITY, hello.server_name.encode("ascii")
                 self.info = evolve(info, tlvs=(*info.tlvs, name))
+        if self.received >= EARLY_BYTES:
+            self.transport.pauseProducing()
         self._connect_to(cluster)
 
     def _hand_over(self, listener: str, received: bytes) -> None:
@@ -194,6 +196,12 @@ class SniProtocol(TcpProtocol):
         if self._closing is not None:
             self._closing.lost()
         super().connectionLost(reason)
+
+    def abort(self, why: str) -> None:
+        """The service ends: that is not the client's doing."""
+        if self._reader is not None:
+            self._read()
+        super().abort(why)
 
     def _client_text(self) -> str:
         name = self.hello.server_name if self.hello is not None else None

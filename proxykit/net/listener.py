@@ -202,6 +202,8 @@ class Listener(Factory):
         :param first: the protocol that gives it up.
         :param received: what that has read of it.
         """
+        if hasattr(first.transport, "setTcpKeepAlive"):
+            first.transport.setTcpKeepAlive(True)  # as after an accept
         self._replace(first, target, evolve(first.info, listener=target.name), received)
 
     def _replace(self, first: Any, target: Listener, info: ConnInfo, received: bytes) -> None:

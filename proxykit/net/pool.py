@@ -101,6 +101,8 @@ class Pool:
         self._alive: set[Pooled] = set()
         #: Those of one client alone, by what they began with.
         self._introduced: dict[bytes, dict[Pooled, None]] = {}
+        #: Those that make room, and whose sockets are not closed yet.
+        self._going: set[Pooled] = set()
         self._closed = False
         self._emptied: list[Deferred[None]] = []
 
@@ -108,7 +110,10 @@ class Pool:
         """See ``IConnector.attempt``."""
         choice, backend = attempt.choice, attempt.backend
         if not choice.shareable:
-            return self._connector.attempt(attempt)
+            got = self._connector.attempt(attempt)
+            if isinstance(got, Full) and self._shelves:
+                self._make_room(self._shelf(backend), got)
+            return got
         shelf: Shelf = backend.shelf
         if shelf is None or shelf.pool is not self:
             shelf = self._shelf(backend)
@@ -171,7 +176,8 @@ class Pool:
         """A client is gone: what was opened in its name is of use to nobody else."""
         for said in introductions(info) if self._introduced else ():
             for connection in tuple(self._introduced.get(said, ())):
-                if connection.capacity and not connection.in_use:  # else it is being closed
+                # Else it is in use, or being closed.
+                if not connection.in_use and connection in connection.shelf.free:
                     self._close(connection)
 
     def retire(self, connection: Pooled) -> None:
@@ -190,6 +196,7 @@ class Pool:
         self.retire(connection)
         connection.capacity = 0
         self._alive.discard(connection)
+        self._going.discard(connection)
         if connection.introduction:
             strike(self._introduced, connection)
         # Now, and not a moment later: whoever used it may look for another one at once.
@@ -289,10 +296,24 @@ class Pool:
             backend.wake()
         if connection.in_use or connection not in shelf.free:
             return
-        if shelf.idle > shelf.most or (backend.full is not None and len(backend.cluster.queue)):
-            # Too many; or who waits can do nothing with it, but with its place.
+        if shelf.idle > shelf.most:
+            # Too many. Where anybody could have it, all are alike, and the oldest is on its shelf
+            # for good; what is one client's alone may be of no use any more.
+            spare = connection
+            if shelf.introduces:
+                spare = next(each for each in shelf.free if not each.in_use)
+            self._close(spare)
+            if spare is connection:
+                return
+        elif (
+            backend.full is not None
+            and len(backend.cluster.queue)
+            and not self._makes_room(shelf, backend.full)
+        ):
+            # Who waits can do nothing with it, but with its place.
             self._close(connection)
-        elif connection._idle is not None and connection._idle_for == connection.idle_limit:
+            return
+        if connection._idle is not None and connection._idle_for == connection.idle_limit:
             connection._idle.touch()
         else:
             self._watch(connection)
@@ -324,13 +345,24 @@ class Pool:
         That may be one of its own, which is of no use to a request that must have a new one, or,
         where it is ports, one of another cluster's at the same address.
         """
+        if self._makes_room(shelf, full):
+            return
         others = self._at[shelf.backend.address] if full.ports else ()
         for each in (shelf, *others):
             for connection in each.free:
                 if not connection.in_use:
                     each.evicted += 1
+                    self._going.add(connection)
                     self._close(connection)
                     return
+
+    def _makes_room(self, shelf: Shelf, full: Full) -> bool:
+        """Whether something is being closed for that already: at the end of the turn it is gone,
+        and whoever is next in the queue may have its place."""
+        return any(
+            each.shelf is shelf or (full.ports and each.shelf.key.address == shelf.key.address)
+            for each in self._going
+        )
 
     def _spare(self, attempt: Attempt) -> None:
         """An attempt need not wait any more for what is being opened for it."""

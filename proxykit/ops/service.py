@@ -19,7 +19,7 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from proxykit.checks import hand_over_faults, header_fault
+from proxykit.checks import hand_over_faults, header_fault, network
 from proxykit.components import components
 from proxykit.core.accountant import Accountant
 from proxykit.core.deadlines import Deadlines
@@ -80,7 +80,11 @@ class ProxyService(Service):
             raise RuntimeError("a configuration is in force already")
         self.accountant.headroom = config.headroom
         for cluster in config.clusters:
-            balancer = _known("balance", cluster.balance, f"clusters.{cluster.name}")
+            place = f"clusters.{cluster.name}"
+            balancer = _known("balance", cluster.balance, place)
+            if cluster.proxy_protocol not in ("", "v1", "v2"):
+                found = repr(cluster.proxy_protocol)
+                raise ConfigError([f"{place}: proxy_protocol: expected v1 or v2, not {found}"])
             self.registry.add(cluster, balancer)
             for backend in cluster.backends:
                 self._open_page(backend.address)
@@ -95,6 +99,8 @@ class ProxyService(Service):
                 mode.check(each)
                 if each.cluster and each.cluster not in names:
                     raise ValueError(f"there is no cluster {each.cluster!r}")
+                for text in each.trust:
+                    network(text)
                 if fault := header_fault(each):
                     raise ValueError(f"proxy_protocol: {fault}")
             except ValueError as error:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import gatherResults, inlineCallbacks
+from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks
 from twisted.trial.unittest import TestCase
 
 from tests.interop import programs
+from tests.sockets import until
 
 NAMES = ("a.example", "b.example")
 HOST = "127.0.0.1"
@@ -78,6 +80,12 @@ def digest(path: Path) -> str:
     """The checksum of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def listens(port: int) -> bool:
+    """Whether somebody does there."""
+    with socket.socket() as probe:
+        return not probe.connect_ex((HOST, port))
 
 
 class ProgramTests(TestCase):
@@ -305,10 +313,8 @@ class HeaderTests(ProgramTests):
         conf.write_text(_HAPROXY.format(port=port, pem=pem))
         argv = [programs.require("haproxy"), "-db", "-f", str(conf)]
         programs.Child.start(self, argv, cwd=self.directory)
+        yield Deferred.fromCoroutine(until(lambda: listens(port)))
         yield self.proxy(port, port, headers=True)
-        printed = yield self.curl(
-            "a.example", "/", "-w", " %{local_port}", "--retry", "20", "--retry-all-errors",
-            "--retry-delay", "1",
-        )  # fmt: skip
+        printed = yield self.curl("a.example", "/", "-w", " %{local_port}")
         port, name, asked, own = printed.split()
         self.assertEqual((port, name, asked), (own, "a.example", "a.example"))

@@ -447,8 +447,8 @@ class FlagTests(TapTestCase):
         one = ("--route", "a.example=127.0.0.1:1")
         for arguments, expected in (
             ([], "--backend or --route: mode sni needs a cluster or routes"),
-            (["--route", "a"], "--route a: expected HOST=ADDRESS,ADDRESS,..."),
-            (["--route", "a/v1=127.0.0.1:1"], "--route a/v1=127.0.0.1:1: expected HOST=ADDRESS,"),
+            (["--route", "a"], "--route a: expected HOST=ADDRESS[,ADDRESS...]"),
+            (["--route", "a/v1=127.0.0.1:1"], "--route a/v1=127.0.0.1:1: expected HOST=ADDRESS["),
             (["--route", "a=x"], "--route a=x: expected host:port"),
             (["--route", "1.2.3.4=127.0.0.1:1"], "--route 1.2.3.4=127.0.0.1:1: expected a name"),
             (["--route", "a.*=127.0.0.1:1"], "--route a.*=127.0.0.1:1: expected a name"),
