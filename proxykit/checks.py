@@ -78,6 +78,10 @@ class Each:
             raise Wrong.here(f"{error}, not {found(value)}") from error
 
 
+protocol_name = Check(
+    "a protocol such as h2, of 1 to 255 characters",
+    lambda text: 0 < len(text) <= 255 and all(character < "\u0100" for character in text),
+)
 positive_seconds = Check("a number of seconds above 0", lambda value: value > 0)
 
 

@@ -94,7 +94,7 @@ def as_toml(config: Config) -> str:
             name: value
             for name in LISTENER_KEYS
             # An empty text is no endpoint, and no cluster's name.
-            if (value := getattr(listener, name)) != ""
+            if (value := made.unstructure(getattr(listener, name))) != ""
         }
         | (made.unstructure(listener.settings) or {})
         for listener in config.listeners

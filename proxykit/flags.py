@@ -25,7 +25,7 @@ from proxykit.model import HttpRoute, SniRoute
 #: The cluster of the backends that are given by --backend.
 _DEFAULT = "backends"
 #: Flags that no setting can have, beside those in ``optParameters``.
-_TAKEN = ("backend", "route", "trust", "help", "version")
+_TAKEN = ("backend", "route", "tls", "trust", "help", "version")
 #: What --proxy-protocol may be: read a header from each client, send one to each backend.
 _DIRECTIONS = ("in", "out", "both")
 _IN_FILE = "As in the file"
@@ -102,6 +102,7 @@ class ModeOptions(BaseOptions):
     def __init__(self) -> None:
         self.backends: list[str] = []
         self.trusted: list[str] = []
+        self.certificates: list[str] = []
         self.routes: list[_RouteFlag] = []
         self.listed: dict[str, list[str]] = {name: [] for name in self.lists}
         super().__init__()  # type: ignore[no-untyped-call]
@@ -130,6 +131,8 @@ class ModeOptions(BaseOptions):
         }
         if self.trusted:
             listener["trust"] = self.trusted
+        if self.certificates:
+            listener["tls"] = {"certificates": self.certificates}
         direction = self._direction()
         if direction in ("in", "both"):
             listener["proxy_protocol"] = True
@@ -177,6 +180,8 @@ class ModeOptions(BaseOptions):
                 return "--admin"
             case ("listeners", _, "routes", int() as index, *_):
                 return f"--route {self.routes[index].text}"
+            case ("listeners", _, "tls", *_):
+                return "--tls"
             case ("listeners", _, "trust", int() as index):
                 return f"--trust {self.trusted[index]}"
             case ("listeners", _, str() as key, int() as index):
@@ -191,8 +196,17 @@ class ModeOptions(BaseOptions):
         parent.configured(lambda: build(self.data(), self.place, environ=os.environ))
 
 
+class _TlsOptions(ModeOptions):
+    """The same for a mode that may end TLS."""
+
+    def opt_tls(self, path: str) -> None:
+        """End TLS here: a PEM file with a chain and its key, or a directory of such files. May be
+        given more than once."""
+        self.certificates.append(path)
+
+
 class _RoutingOptions(ModeOptions):
-    """The same for a mode that routes by host."""
+    """The same for a mode that routes by host, and does not end TLS."""
 
     needed = "--backend or --route"
 
@@ -203,7 +217,7 @@ class _RoutingOptions(ModeOptions):
         self.routes.append(_RouteFlag.parse(text, taken, self.by_path))
 
 
-class _PathRoutingOptions(_RoutingOptions):
+class _PathRoutingOptions(_RoutingOptions, _TlsOptions):
     """The same for a mode that routes by host and path."""
 
     by_path = True
@@ -239,7 +253,7 @@ def mode_options(component: IComponent) -> usage.Options:
     lists = {name: each for name, each in free.items() if each.type == tuple[str, ...]}
     said = _said_of_fields(mode.settings)
     routes = next((each.type for each in fields(mode.settings) if each.name == "routes"), None)
-    base = _BY_ROUTES.get(routes, ModeOptions)
+    base = _BY_ROUTES.get(routes, _TlsOptions)
     # Twisted collects the options of classes, not of instances.
     made = type(
         "_ThisModeOptions",

@@ -152,6 +152,10 @@ class IPausablePort(Interface):
         """Accept again."""
 
 
+class IHalfCloses(Interface):
+    """A transport that speaks TLS and yet can end one direction alone, as plain sockets can."""
+
+
 class IShortcuts(Interface):
     """A transport that can do more than Twisted's: those of the proxykit reactor, while they are
     plain sockets. Whoever uses them has another way for transports that do not provide this.

@@ -123,6 +123,41 @@ class Pool:
 
 
 @frozen
+class ClusterTls:
+    """TLS to the backends of a cluster.
+
+    :ivar server_name: whom their certificates have to be for, a name or an IP address; empty: what
+        each was given by.
+    :ivar ca_file: the authorities that are believed, as PEM; empty: the system's.
+    :ivar certificate: a chain and its key, as PEM, to be shown to them; empty: none.
+    :ivar verify: whether their certificates are looked at.
+    """
+
+    server_name: str = ""
+    ca_file: str = ""
+    certificate: str = ""
+    verify: bool = True
+
+
+@frozen
+class ListenerTls:
+    """TLS from the clients of a listener.
+
+    :ivar certificates: PEM files, each a chain and its key, and directories of such.
+    :ivar client_ca: whose certificates clients may show, as PEM; empty: they are not asked for one.
+    :ivar client_auth: ``optional``, or ``required``: who shows none is refused.
+    :ivar alpn: the protocols that are offered, best first; empty: those of the mode.
+    :ivar handshake_timeout: seconds for the whole handshake.
+    """
+
+    certificates: tuple[str, ...]
+    client_ca: str = ""
+    client_auth: str = "optional"
+    alpn: tuple[str, ...] = ()
+    handshake_timeout: float = 5.0
+
+
+@frozen
 class Cluster:
     """Backends that can stand in for one another, and how they are chosen and waited for.
 
@@ -136,6 +171,7 @@ class Cluster:
     :ivar host: the Host of requests to its backends; empty: the client's own is kept.
     :ivar proxy_protocol: the version of the PROXY header that each connection to a backend begins
         with, ``v1`` or ``v2``; empty: none.
+    :ivar tls: how TLS is spoken to them; None: it is not.
     """
 
     name: str
@@ -149,6 +185,7 @@ class Cluster:
     pool: Pool = Pool()
     host: str = ""
     proxy_protocol: str = ""
+    tls: ClusterTls | None = None
 
 
 @frozen
@@ -224,6 +261,7 @@ class Listener:
         believed: their PROXY headers, their forwarding fields.
     :ivar proxy_protocol: whether each connection begins with a PROXY header.
     :ivar proxy_timeout: seconds for the whole of it.
+    :ivar tls: how TLS is spoken here; None: it is not.
     """
 
     name: str
@@ -235,6 +273,7 @@ class Listener:
     trust: tuple[str, ...] = ()
     proxy_protocol: bool = False
     proxy_timeout: float = 5.0
+    tls: ListenerTls | None = None
 
 
 @frozen
@@ -252,6 +291,27 @@ class Config:
 
 
 @frozen
+class TlsInfo:
+    """What is known of a client's TLS.
+
+    :ivar version: such as ``TLSv1.3``.
+    :ivar cipher: as OpenSSL calls it.
+    :ivar name: the server name that it asked for; empty: none.
+    :ivar protocol: what was agreed on by ALPN; empty: nothing.
+    :ivar subject: of its certificate, which was verified, in printable ASCII (RFC 4514); empty: it
+        has shown none.
+    :ivar fingerprint: of the same: SHA-256, in hexadecimal.
+    """
+
+    version: str
+    cipher: str
+    name: str = ""
+    protocol: str = ""
+    subject: str = ""
+    fingerprint: str = ""
+
+
+@frozen
 class ConnInfo:
     """What is known of a client's connection when a mode gets it.
 
@@ -260,6 +320,7 @@ class ConnInfo:
     :ivar server: the address that it connected to; None: nobody has asked.
     :ivar relay: who has said so in a PROXY header; None: it is what the socket says.
     :ivar tlvs: type and value of what else is known of the connection, as PROXY headers have it.
+    :ivar tls: its TLS, where that ends here; None: it is plain.
     :ivar client_host: the client's address without its port, as balancing by source wants it.
     """
 
@@ -269,6 +330,7 @@ class ConnInfo:
     server: IAddress | None = None
     relay: IAddress | None = None
     tlvs: tuple[tuple[int, bytes], ...] = ()
+    tls: TlsInfo | None = None
     # Kept, for it is asked for with each request.
     client_host: str = field(init=False, eq=False, repr=False)
 
@@ -335,7 +397,7 @@ class PoolKey:
 
     :ivar address: resolved.
     :ivar source: the local address it leaves from; empty: the kernel's choice.
-    :ivar tls: the identity it was opened with; empty: plain.
+    :ivar tls: how TLS is spoken on it, and to whom; None: it is plain.
     :ivar proxy_protocol: the version of the PROXY header it begins with; then only requests of one
         client may share it. Empty: none.
     """
@@ -343,7 +405,7 @@ class PoolKey:
     cluster: str
     address: Address
     source: str = ""
-    tls: str = ""
+    tls: ClusterTls | None = None
     proxy_protocol: str = ""
 
 

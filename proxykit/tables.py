@@ -28,10 +28,12 @@ from proxykit.checks import (
     default_of,
     hand_over_faults,
     header_fault,
+    host_pattern,
     network,
     number_between,
     one_of,
     positive_seconds,
+    protocol_name,
     whole_at_least,
     whole_between,
 )
@@ -41,15 +43,19 @@ from proxykit.model import (
     Address,
     Backend,
     Cluster,
+    ClusterTls,
     Config,
     FieldRules,
     HttpRoute,
     Listener,
+    ListenerTls,
     Pool,
     SniRoute,
 )
 from proxykit.modes.http_settings import FieldRulesTable, RouteTable
 from proxykit.modes.sni_settings import CLOSE, REFUSE, SniRouteTable
+from proxykit.net import certificates
+from proxykit.net.tls_client import TlsClient
 from proxykit.strict import Problem, Wrong, did_you_mean, dotted, found
 from proxykit.tomllines import KeyPath
 from proxykit.wire.http1grammar import host_name
@@ -59,6 +65,7 @@ Resolve = Callable[[str], list[str]]
 
 _Hook = Callable[[Any, Any], Any]
 
+_Paths = NewType("_Paths", tuple[str, ...])
 _Backends = NewType("_Backends", tuple[Backend, ...])
 _BalanceName = NewType("_BalanceName", str)
 _Clusters = NewType("_Clusters", tuple[Cluster, ...])
@@ -80,6 +87,10 @@ def _is_name(text: str) -> bool:
 
 
 _name = Check("a name without spaces or slashes", _is_name)
+
+
+def _is_server_name(text: str) -> bool:
+    return host_pattern(f"[{text}]" if ":" in text else text) and not text.startswith("*")
 
 
 def _is_host_field(text: str) -> bool:
@@ -114,6 +125,26 @@ class _ClusterTable:
         Cluster, "host", Check("a host such as web.internal or web.internal:81", _is_host_field)
     )
     proxy_protocol: str = as_in(Cluster, "proxy_protocol", one_of("v1", "v2"))
+    tls: ClusterTls | None = field(default=default_of(Cluster, "tls"))
+
+
+@frozen
+class _ClusterTlsTable:
+    server_name: str = as_in(
+        ClusterTls, "server_name", Check("a host name or an IP address", _is_server_name)
+    )
+    ca_file: str = field(default=default_of(ClusterTls, "ca_file"))
+    certificate: str = field(default=default_of(ClusterTls, "certificate"))
+    verify: bool = field(default=default_of(ClusterTls, "verify"))
+
+
+@frozen
+class _ListenerTlsTable:
+    certificates: _Paths
+    client_ca: str = field(default=default_of(ListenerTls, "client_ca"))
+    client_auth: str = as_in(ListenerTls, "client_auth", one_of("optional", "required"))
+    alpn: tuple[str, ...] = as_in(ListenerTls, "alpn", Each(protocol_name))
+    handshake_timeout: float = as_in(ListenerTls, "handshake_timeout", positive_seconds)
 
 
 @frozen(kw_only=True)
@@ -126,6 +157,7 @@ class _ListenerTable:
     trust: tuple[str, ...] = as_in(Listener, "trust", Each(network))
     proxy_protocol: bool = field(default=default_of(Listener, "proxy_protocol"))
     proxy_timeout: float = as_in(Listener, "proxy_timeout", positive_seconds)
+    tls: ListenerTls | None = field(default=default_of(Listener, "tls"))
 
 
 #: The keys of a listener that are not its mode's.
@@ -179,6 +211,9 @@ class Reader:
             (Pool, self._from(_PoolTable, Pool)),
             (HttpRoute, self._from(RouteTable, HttpRoute)),
             (SniRoute, self._from(SniRouteTable, SniRoute)),
+            (ClusterTls, self._cluster_tls),
+            (ListenerTls, self._listener_tls),
+            (_Paths, _paths),
             (FieldRules, self._field_rules),
         )
         for kind, hook in hooks:
@@ -206,6 +241,23 @@ class Reader:
             return part(**attrs.asdict(read, recurse=False))
 
         return hook
+
+    def _cluster_tls(self, value: Any, _: object) -> ClusterTls:
+        read: ClusterTls = self._from(_ClusterTlsTable, ClusterTls)(value, None)
+        try:
+            TlsClient(read)
+        except ValueError as error:
+            raise Wrong.here(str(error)) from error
+        return read
+
+    def _listener_tls(self, value: Any, _: object) -> ListenerTls:
+        read: ListenerTls = self._from(_ListenerTlsTable, ListenerTls)(value, None)
+        try:
+            for path in certificates.files(read.certificates):
+                certificates.read(path, read)
+        except ValueError as error:
+            raise Wrong.here(str(error)) from error
+        return read
 
     def _field_rules(self, value: Any, _: object) -> FieldRules:
         read: FieldRulesTable = strict.read_table(self.converter, value, FieldRulesTable)
@@ -382,6 +434,13 @@ def _repeated(placed: Iterable[tuple[KeyPath, object]], what: str) -> list[Probl
         for path, value in placed
         if first.setdefault(value, path) != path
     ]
+
+
+def _paths(value: Any, _: object) -> tuple[str, ...]:
+    paths = [value] if isinstance(value, str) else value
+    if not isinstance(paths, list) or not all(isinstance(each, str) for each in paths):
+        raise Wrong.here(f"expected a directory, a PEM file or a list of those, not {found(value)}")
+    return tuple(paths)
 
 
 def _address(value: Any, _: object) -> Address:

@@ -15,12 +15,14 @@ class Rarely:
     """Which of many events are worth a log line.
 
     :param clock: tells the time.
+    :param again: seconds between two times that the same is said.
     """
 
-    __slots__ = ("_clock", "_said")
+    __slots__ = ("_again", "_clock", "_said")
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, again: float = SAY_AGAIN) -> None:
         self._clock = clock
+        self._again = again
         # When each kind was said last, and how many were not since. Kinds are few.
         self._said: dict[str, tuple[float, int]] = {}
 
@@ -32,7 +34,7 @@ class Rarely:
         """
         now = self._clock.seconds()
         said, kept_back = self._said.get(kind, (float("-inf"), 0))
-        if now - said < SAY_AGAIN:
+        if now - said < self._again:
             self._said[kind] = said, kept_back + 1
             return None
         self._said[kind] = now, 0

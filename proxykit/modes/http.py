@@ -85,6 +85,7 @@ class HttpMode:
     """The mode ``http``."""
 
     settings = HttpSettings
+    alpn = ("http/1.1",)
 
     def check(self, listener: Listener) -> None:
         """See ``IMode.check``."""

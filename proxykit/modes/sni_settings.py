@@ -17,6 +17,7 @@ from proxykit.checks import (
     default_of,
     host_pattern,
     positive_seconds,
+    protocol_name,
     whole_between,
 )
 from proxykit.model import SniRoute
@@ -53,12 +54,6 @@ def _distinct(routes: tuple[SniRoute, ...]) -> None:
         raise Wrong(problems)
 
 
-_protocol = Check(
-    "a protocol such as h2, of 1 to 255 characters",
-    lambda text: 0 < len(text) <= 255 and all(character < "\u0100" for character in text),
-)
-
-
 @frozen
 class SniRouteTable:
     """The table ``[[listeners.routes]]``; see :class:`proxykit.model.SniRoute`."""
@@ -66,7 +61,7 @@ class SniRouteTable:
     host: str = as_in(
         SniRoute, "host", Check("a name such as a.example, or *. and a name", _is_name_pattern)
     )
-    alpn: tuple[str, ...] = as_in(SniRoute, "alpn", Each(_protocol))
+    alpn: tuple[str, ...] = as_in(SniRoute, "alpn", Each(protocol_name))
     cluster: ClusterName = field(default=default_of(SniRoute, "cluster"))
     listener: ListenerName = field(default=default_of(SniRoute, "listener"))
 
@@ -110,3 +105,5 @@ def check_sni(listener: Listener) -> None:
     settings = listener.settings
     if not (listener.cluster or (isinstance(settings, SniSettings) and settings.routes)):
         raise ValueError("mode sni needs a cluster or routes")
+    if listener.tls is not None:
+        raise ValueError("mode sni relays TLS as it is: a route to a listener that has tls ends it")

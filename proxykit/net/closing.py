@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from proxykit.net.relay import is_tls, unsent
+from proxykit.net.relay import half_closes, unsent
 
 if TYPE_CHECKING:
     from proxykit.core.deadlines import Deadline, Deadlines
@@ -36,8 +36,8 @@ class Closing:
         self._unsent = 0
         self._deadline: Deadline | None = None
         transport.unregisterProducer()
-        # Under TLS there is no half-close, and so no lingering: the raw socket's would cut it off.
-        if linger and not is_tls(transport) and hasattr(transport, "loseWriteConnection"):
+        # Where there is no half-close there is no lingering: the raw socket's would cut TLS off.
+        if linger and half_closes(transport) and hasattr(transport, "loseWriteConnection"):
             transport.loseWriteConnection()
             self._deadline = deadlines.add(LINGER, self.close)
         else:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import errno
 import os
+import ssl
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -27,7 +28,9 @@ from proxykit.errors import (
     refusal,
 )
 from proxykit.interfaces import IConnector
-from proxykit.net.lost import guard_making, when_lost, when_made
+from proxykit.net.lost import guard_making, unhook_lost, when_lost, when_made
+from proxykit.net.terminate import reason_of
+from proxykit.net.tls_client import TlsClient, WrongCertificate
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IConnector as ITwistedConnector
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from proxykit.core.choice import Attempt
     from proxykit.core.deadlines import Deadline, Deadlines
     from proxykit.interfaces import IAccountant
+    from proxykit.model import ClusterTls
+    from proxykit.net.tls import Tls
 
 _log = Logger()
 #: What a client is told of the errors that it may want to tell apart (RFC 9209 section 2.3).
@@ -61,9 +66,20 @@ class Connector:
     def __init__(self, reactor: Any, accountant: IAccountant, deadlines: Deadlines) -> None:
         self._reactor = reactor
         self._accountant = accountant
+        self._tls: dict[ClusterTls, TlsClient] = {}
         self._deadlines = deadlines
         # Ours ends the connection of a protocol that raises when it is made.
         self._native = getattr(reactor, "guards_making", False)
+
+    def tls(self, settings: ClusterTls) -> TlsClient:
+        """TLS as these settings have it; its sessions are shared by all who have the same.
+
+        :raises ValueError: a file cannot be read.
+        """
+        client = self._tls.get(settings)
+        if client is None:
+            client = self._tls[settings] = TlsClient(settings)
+        return client
 
     def attempt(self, attempt: Attempt) -> bool | Full:
         """See ``IConnector.attempt``: takes a lease and begins to connect."""
@@ -71,7 +87,14 @@ class Connector:
         lease = self._accountant.lease(backend)
         if isinstance(lease, Full):
             return lease
-        connecting = attempt.handle = _Connecting(attempt, lease, self._native)
+        settings = backend.cluster.config.tls
+        try:
+            tls = None if settings is None else self.tls(settings)
+        except ValueError as problem:
+            lease.release()
+            why = f"TLS to {backend.address}: {problem}"
+            raise refusal(why, 500, "proxy_internal_error") from None
+        connecting = attempt.handle = _Connecting(attempt, lease, self._native, tls)
         timeout = backend.cluster.config.connect_timeout
         connecting.deadline = self._deadlines.add(timeout, connecting.too_late)
         # The reactor's own timeout (its last argument) would be a timer for each connection.
@@ -100,12 +123,15 @@ class _Connecting(ClientFactory):
     connector: ITwistedConnector | None = None
     deadline: Deadline
 
-    def __init__(self, attempt: Attempt, lease: Lease, native: bool) -> None:
+    def __init__(self, attempt: Attempt, lease: Lease, native: bool, tls: TlsClient | None) -> None:
         #: Whose it is, until it is ready for use or has failed.
         self._attempt: Attempt | None = attempt
         self._backend = attempt.backend
         self._lease = lease
         self._native = native
+        self._tls = tls
+        #: What went wrong in a handshake.
+        self._problem: BaseException | None = None
         self._protocol: Any = None
         self._late = False
         self._begun = False
@@ -156,13 +182,13 @@ class _Connecting(ClientFactory):
         introduction = b""
         try:
             introduction = attempt.introduction
-            protocol: Any = attempt.protocol()
+            if self._tls is None:
+                attempt.ready = self._ready
+                protocol: Any = attempt.protocol()
+            else:
+                protocol = self._tls.begin(self._backend.config, self._secured, self._not_secured)
         except Exception as bug:
-            _log.failure("{backend}: no protocol", backend=self._backend.address)
-            why = f"{self._backend.address}: {bug!r} for a protocol"
-            self._failed = refusal(why, 500, "proxy_internal_error")
-            protocol = _Nobody()
-        attempt.ready = self._ready
+            protocol = self._nobody(bug)
         self._protocol = protocol
         self._lease.connected()
         when_lost(protocol, self._lost)
@@ -171,6 +197,35 @@ class _Connecting(ClientFactory):
         if not self._native:
             guard_making(protocol)
         return protocol
+
+    def _nobody(self, bug: Exception) -> _Nobody:
+        """There is no protocol for it."""
+        _log.failure("{backend}: no protocol", backend=self._backend.address)
+        why = f"{self._backend.address}: {bug!r} for a protocol"
+        self._failed = refusal(why, 500, "proxy_internal_error")
+        return _Nobody()
+
+    def _secured(self, tls: Tls) -> None:
+        """The handshake is done, and it is the right backend."""
+        attempt = self._attempt
+        if attempt is None:
+            tls.abortConnection()  # Nobody wants it any more.
+            return
+        attempt.ready = self._ready
+        try:
+            protocol: Any = attempt.protocol()
+        except Exception as bug:
+            protocol = self._nobody(bug)
+        self._protocol = protocol
+        unhook_lost(tls)
+        when_lost(protocol, self._lost)
+        if self._tls is not None:
+            when_lost(protocol, self._tls.keep_session, self._backend.config, tls)
+        tls.serve(protocol)
+
+    def _not_secured(self, tls: Tls, problem: BaseException) -> None:
+        if not isinstance(problem, ConnectionDone):
+            self._problem = problem
 
     def _ready(self) -> None:
         self.deadline.cancel()
@@ -182,7 +237,24 @@ class _Connecting(ClientFactory):
 
     def _lost(self) -> None:
         self.over()
-        self._settle(lambda: self.error("it closed the connection before it was ready"))
+        problem, self._problem = self._problem, None
+        if problem is not None and not self._late:
+            self._settle(lambda: self._tls_error(problem))
+        else:
+            self._settle(lambda: self.error("it closed the connection before it was ready"))
+
+    def _tls_error(self, problem: BaseException) -> ProxyError:
+        why = reason_of(problem)
+        kind = "tls_alert_received" if " alert " in why else "tls_protocol_error"
+        if isinstance(problem, WrongCertificate | ssl.SSLCertVerificationError):
+            kind = "tls_certificate_error"
+        return ProxyError(
+            f"TLS to {self._backend.address} failed: {why}",
+            side=Side.UPSTREAM,
+            retry=Retry.ALWAYS,
+            status=502,
+            kind=kind,
+        )
 
     def clientConnectionFailed(self, connector: ITwistedConnector, reason: Failure) -> None:
         """It is not connected, and its socket is closed."""

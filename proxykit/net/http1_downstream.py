@@ -99,7 +99,8 @@ class Http1Downstream(RelaySide):
         host = serving.client_text(self.info)
         scheme = b"https" if ISSLTransport.providedBy(transport) else b"http"
         trusted = serving.trust.believes(self.info)
-        self.forwarding = Forwarding(host, scheme, trusted, serving.settings.via)
+        shown = serving.certificate(self.info)
+        self.forwarding = Forwarding(host, scheme, trusted, serving.settings.via, shown)
         transport.registerProducer(self, True)
         self._await_head()
 

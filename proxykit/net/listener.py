@@ -27,7 +27,7 @@ from proxykit.interfaces import IPausablePort, ISnapshot
 from proxykit.model import ConnInfo, address_text
 from proxykit.net.lost import guard_making, unhook_lost, when_lost, when_made
 from proxykit.net.peek import HeaderProtocol
-from proxykit.net.relay import has_shortcuts
+from proxykit.net.relay import give
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import (
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     from proxykit.core.deadlines import Deadline, Deadlines
     from proxykit.net.peek import Headers
+    from proxykit.net.terminate import Terminating
+    from proxykit.net.tls import Tls
 
 #: Twisted's own default backlog, 50, overflows in a burst; the kernel caps this at somaxconn.
 BACKLOG = 4096
@@ -74,6 +76,7 @@ class Listener(Factory):
     :param ids: numbers for connections, unique in this process.
     :param deadlines: where the wait for descriptors is kept, and the clock to go with it.
     :param headers: of the PROXY headers that connections begin with; None: they begin without.
+    :param tls: how TLS is spoken here; None: it is not.
     :param notes_server: whether it is wanted to know of each connection what it connected to.
     """
 
@@ -88,10 +91,12 @@ class Listener(Factory):
         ids: Iterator[int],
         deadlines: Deadlines,
         headers: Headers | None = None,
+        tls: Terminating | None = None,
         notes_server: bool = False,
     ) -> None:
         self.name = name
         self.headers = headers
+        self.tls = tls
         self.notes_server = notes_server
         self.factory = factory
         self.limit = limit
@@ -171,6 +176,10 @@ class Listener(Factory):
             number = next(self._ids)
             info = ConnInfo(number, self.name, addr)
             protocol: Any = HeaderProtocol(self.headers, info, self._let_in)
+        elif self.tls is not None:
+            number = next(self._ids)
+            info = ConnInfo(number, self.name, addr)
+            protocol = self.tls.begin(info, partial(self._secured, self))
         else:
             protocol = self.factory.buildProtocol(addr)
             if protocol is None:
@@ -208,23 +217,48 @@ class Listener(Factory):
 
     def _replace(self, first: Any, target: Listener, info: ConnInfo, received: bytes) -> None:
         transport = first.transport
-        protocol: Any = target.factory.buildProtocol(info.client)
-        if protocol is None:
-            transport.abortConnection()
-            return
-        protocol.info = info
-        unhook_lost(first)
-        when_lost(protocol, self._closed, info.id)
-        self.connections[info.id] = protocol
-        _give(transport, protocol)
+        if target.tls is not None:
+            protocol: Any = target.tls.begin(info, partial(self._secured, target))
+        else:
+            protocol = target.factory.buildProtocol(info.client)
+            if protocol is None:
+                transport.abortConnection()
+                return
+            protocol.info = info
+        self._belongs_to(protocol, first)
+        give(transport, protocol)
         first.transport = None
         try:
             protocol.makeConnection(transport)
             if received:
                 protocol.dataReceived(received)
         except Exception:
-            self._log.failure("{protocol} raised when it was given a connection", protocol=protocol)
-            transport.abortConnection()
+            self._raised(protocol, transport)
+
+    def _secured(self, target: Listener, tls: Tls, info: ConnInfo) -> None:
+        """A handshake is done: the mode gets what is inside."""
+        protocol: Any = target.factory.buildProtocol(info.client)
+        if protocol is None:
+            tls.abortConnection()
+            return
+        if self.notes_server and info.server is None:
+            info = evolve(info, server=tls.getHost())
+        protocol.info = info
+        self._belongs_to(protocol, tls)
+        try:
+            tls.serve(protocol)
+        except Exception:
+            self._raised(protocol, tls)
+
+    def _belongs_to(self, protocol: Any, before: Any) -> None:
+        """A connection in the table has another protocol now."""
+        unhook_lost(before)
+        when_lost(protocol, self._closed, protocol.info.id)
+        self.connections[protocol.info.id] = protocol
+
+    def _raised(self, protocol: Any, transport: Any) -> None:
+        self._log.failure("{protocol} raised when it was given a connection", protocol=protocol)
+        transport.abortConnection()
 
     def _closed(self, number: int) -> None:
         del self.connections[number]
@@ -303,6 +337,7 @@ class Listener(Factory):
             "accepted": self.accepted,
             "paused": self.paused or None,
             **({"refused": dict(self.headers.refused)} if self.headers is not None else {}),
+            **({"tls": self.tls.snapshot()} if self.tls is not None else {}),
             **({"traffic": self.factory.snapshot()} if ISnapshot.providedBy(self.factory) else {}),
         }
 
@@ -316,16 +351,6 @@ class Listener(Factory):
             }
             for number, protocol in self.connections.items()
         ]
-
-
-def _give(transport: Any, protocol: Any) -> None:
-    """Let another protocol have what comes on a transport."""
-    if has_shortcuts(transport):
-        transport.switch(protocol)
-    elif hasattr(transport, "wrappedProtocol"):  # one of Twisted's wrappers, such as TLS
-        transport.wrappedProtocol = protocol
-    else:
-        transport.protocol = protocol
 
 
 def _describe(info: ConnInfo) -> dict[str, Any]:

@@ -227,7 +227,7 @@ class Pool:
 
     def _shelf(self, backend: BackendState) -> Shelf:
         cluster = backend.cluster.config
-        key = PoolKey(cluster.name, backend.address, proxy_protocol=cluster.proxy_protocol)
+        key = PoolKey(cluster.name, backend.address, "", cluster.tls, cluster.proxy_protocol)
         shelf = self._shelves.get(key)
         if shelf is None:
             shelf = self._shelves[key] = Shelf(self, key, backend)

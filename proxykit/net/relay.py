@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, I
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
-from proxykit.interfaces import IShortcuts
+from proxykit.interfaces import IHalfCloses, IShortcuts
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -143,8 +143,8 @@ class Relay:
         if other.read_ended:
             other.transport.loseConnection()
             side.transport.loseConnection()
-        elif is_tls(other.transport):
-            # It cannot be half-closed. A client gets all that there was, and then the end; to a
+        elif not half_closes(other.transport):
+            # A client gets all that there was, and then the end; to a
             # backend the end is held back, for its answer may still be coming.
             if other is self.client:
                 other.transport.loseConnection()
@@ -184,9 +184,9 @@ class Relay:
         self.why = self.why or why
 
 
-def is_tls(transport: Any) -> bool:
-    """Whether what is written to it goes through TLS."""
-    return ISSLTransport.providedBy(transport)
+def half_closes(transport: Any) -> bool:
+    """Whether its write side can be closed alone. Twisted's own TLS cannot; ours can."""
+    return IHalfCloses.providedBy(transport) or not ISSLTransport.providedBy(transport)
 
 
 def has_shortcuts(transport: Any) -> bool:
@@ -195,6 +195,16 @@ def has_shortcuts(transport: Any) -> bool:
     Twisted's wrappers (TLS, ``haproxy:``) say that they provide whatever the transport below does.
     """
     return IShortcuts.implementedBy(type(transport))
+
+
+def give(transport: Any, protocol: Any) -> None:
+    """Let another protocol have what comes on a transport."""
+    if has_shortcuts(transport):
+        transport.switch(protocol)
+    elif hasattr(transport, "wrappedProtocol"):  # one of Twisted's wrappers, such as TLS
+        transport.wrappedProtocol = protocol
+    else:
+        transport.protocol = protocol
 
 
 def tune(transport: Any, keepalive: bool) -> None:
@@ -210,6 +220,7 @@ def tune(transport: Any, keepalive: bool) -> None:
 
 def unsent(transport: Any) -> int:
     """Bytes that a transport, Twisted's or ours, has not sent yet; 0 where it does not say."""
+    transport = getattr(transport, "raw", transport)  # of TLS
     buffered = len(getattr(transport, "dataBuffer", b"")) - getattr(transport, "offset", 0)
     waiting: int = buffered + getattr(transport, "_tempDataLen", 0)
     return waiting + len(getattr(transport, "waits", b""))

@@ -148,6 +148,11 @@ class Serving:
             return ""  # a unix socket, or what an endpoint of somebody else's calls an address
         return str(getattr(address, "ipv4_mapped", None) or address)
 
+    @staticmethod
+    def certificate(info: ConnInfo) -> tuple[str, str]:
+        """Subject and fingerprint of the certificate that a client has shown."""
+        return ("", "") if info.tls is None else (info.tls.subject, info.tls.fingerprint)
+
     def date_line(self) -> bytes:
         """When an answer of our own was given (RFC 9110 section 6.6.1)."""
         return b"Date: %b\r\n" % formatdate(self.flow.clock.seconds(), usegmt=True).encode("ascii")

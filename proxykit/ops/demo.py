@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import socket
+import ssl
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.protocol import Factory
 from twisted.web.resource import Resource
 
 from proxykit.model import (
@@ -15,23 +19,32 @@ from proxykit.model import (
     Config,
     HttpRoute,
     Listener,
+    ListenerTls,
+    SniRoute,
     address_text,
 )
 from proxykit.modes.http_settings import HttpSettings
+from proxykit.modes.sni_settings import SniSettings
 from proxykit.modes.tcp import TcpSettings
+from proxykit.net.certificates import read
+from proxykit.net.tls import Tls
+from proxykit.ops import demo_certificates
 from proxykit.ops.admin import quiet_site
 from proxykit.ops.service import ProxyService
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IListeningPort
+    from twisted.internet.interfaces import IListeningPort, IProtocolFactory
     from twisted.web.server import Request
 
 _HOST = "127.0.0.1"
 #: Where the demo listens; where one is taken, on a port that is free.
 TCP_PORT = 9000
 HTTP_PORT = 8080
+TLS_PORT = 8443
 ADMIN_PORT = 9901
+#: What ends here, and what goes on to an origin as it is.
+HERE, THROUGH = "here.localhost", "through.localhost"
 
 
 class DemoService(ProxyService):
@@ -45,11 +58,19 @@ class DemoService(ProxyService):
         super().__init__(reactor)
         self._say = say
         self._origins: list[IListeningPort] = []
+        self._files: tempfile.TemporaryDirectory[str] | None = None
+        self._authority = Path()
 
     def privilegedStartService(self) -> None:
         """Start the origins, then the proxy in front of them."""
         if not self._origins:
-            self._origins = [self._start_origin(name) for name in ("one", "two")]
+            self._files = tempfile.TemporaryDirectory(prefix="proxykit-demo-")
+            where = Path(self._files.name)
+            self._authority = demo_certificates.make(where, HERE, THROUGH)
+            self._origins = [self._start_origin(quiet_site(_Origin(n))) for n in ("one", "two")]
+            certificate = read(where / f"{THROUGH}.pem", ListenerTls(()))
+            secure = _OverTls(certificate.context, quiet_site(_Origin("three")))
+            self._origins.append(self._start_origin(secure))
             self.apply(self._config())
         super().privilegedStartService()
 
@@ -57,21 +78,26 @@ class DemoService(ProxyService):
         """Begin to serve, and say what there is to try."""
         super().startService()
         assert self.admin_port is not None
-        tcp, http = (self.listeners[name].address for name in ("tcp", "http"))
+        tcp, http, tls = (self.listeners[name].address for name in ("tcp", "http", "sni"))
         admin = address_text(self.admin_port.getHost())
-        origins = " and ".join(address_text(port.getHost()) for port in self._origins)
+        one, two, three = (address_text(port.getHost()) for port in self._origins)
+        curl = f"curl --cacert {self._authority} --connect-to ::{tls}"
         self._say(
             f"""
 proxykit demo
 
-  tcp    {tcp}    relayed to the origins {origins}
+  tcp    {tcp}    relayed to the origins {one} and {two}
   http   {http}    proxied to the same, over few connections; /two/ only to the second
+  sni    {tls}    TLS by its name: {HERE} ends here, and goes on as http does;
+                           {THROUGH} goes on as it is, to the origin {three}
   admin  http://{admin}/
 
 Try:
 
   curl http://{tcp}/
   curl http://{http}/ http://{http}/ http://{http}/two/
+  {curl} https://{HERE}/
+  {curl} https://{THROUGH}/
   curl http://{admin}/api/ports
 
 Ctrl-C stops it.
@@ -82,12 +108,12 @@ Ctrl-C stops it.
         """Accept no more."""
         for port in self._origins:
             port.stopListening()
+        if self._files is not None:
+            self._files.cleanup()
         return super().stopService()
 
-    def _start_origin(self, name: str) -> IListeningPort:
-        port: IListeningPort = self._reactor.listenTCP(
-            0, quiet_site(_Origin(name)), interface=_HOST
-        )
+    def _start_origin(self, factory: IProtocolFactory) -> IListeningPort:
+        port: IListeningPort = self._reactor.listenTCP(0, factory, interface=_HOST)
         return port
 
     def _config(self) -> Config:
@@ -95,20 +121,28 @@ Ctrl-C stops it.
             Backend(Address(_HOST, port.getHost().port))  # type: ignore[attr-defined]
             for port in self._origins
         )
+        assert self._files is not None
+        certificate = str(Path(self._files.name) / f"{HERE}.pem")
+        settings = HttpSettings(routes=(HttpRoute(path="/two/", cluster="two"),))
+        names = (SniRoute(host=HERE, listener="https"), SniRoute("three", host=THROUGH))
         return Config(
             listeners=(
                 Listener("tcp", self._free(TCP_PORT), "tcp", "origins", settings=TcpSettings()),
+                Listener("http", self._free(HTTP_PORT), "http", "origins", settings=settings),
+                Listener("sni", self._free(TLS_PORT), "sni", settings=SniSettings(routes=names)),
                 Listener(
-                    "http",
-                    self._free(HTTP_PORT),
+                    "https",
+                    "",
                     "http",
                     "origins",
-                    settings=HttpSettings(routes=(HttpRoute(path="/two/", cluster="two"),)),
+                    settings=settings,
+                    tls=ListenerTls((certificate,)),
                 ),
             ),
             clusters=(
-                Cluster("origins", backends, balance="round-robin"),
-                Cluster("two", backends[1:]),
+                Cluster("origins", backends[:2], balance="round-robin"),
+                Cluster("two", backends[1:2]),
+                Cluster("three", backends[2:]),
             ),
             admin=self._free(ADMIN_PORT),
         )
@@ -122,6 +156,25 @@ Ctrl-C stops it.
             except OSError:
                 port = 0
         return f"tcp:{port}:interface={_HOST}"
+
+
+class _OverTls(Factory):
+    """Another factory, with TLS around it."""
+
+    noisy = False
+
+    def __init__(self, context: ssl.SSLContext, inside: Any) -> None:
+        self._context = context
+        self._inside = inside
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """A handshake, and then the other's protocol."""
+        return Tls(
+            self._context,
+            True,
+            lambda tls: tls.serve(self._inside.buildProtocol(addr)),
+            lambda tls, problem: None,
+        )
 
 
 class _Origin(Resource):

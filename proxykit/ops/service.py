@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from attrs import evolve
 from twisted.application.service import Service
 from twisted.internet.defer import DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
@@ -29,11 +30,13 @@ from proxykit.core.trust import Trust
 from proxykit.errors import ConfigError, ProxyError
 from proxykit.interfaces import IHandsOver, ILogsAccess, IMode
 from proxykit.model import address_text
+from proxykit.net.certificates import Certificates
 from proxykit.net.connector import Connector
 from proxykit.net.kernel import SourceAddresses, port_range
 from proxykit.net.listener import Listener, endpoint
 from proxykit.net.peek import Headers
 from proxykit.net.pool import Pool
+from proxykit.net.terminate import Terminating
 from proxykit.ops.accesslog import AccessLogs
 from proxykit.ops.admin import admin_site
 from proxykit.strict import dotted
@@ -64,6 +67,7 @@ class ProxyService(Service):
         self.pool = Pool(self.connector, self.deadlines)
         self.listeners: dict[str, Listener] = {}
         self._access_logs = AccessLogs(reactor)
+        self._certificates: list[Certificates] = []
         self._ids = itertools.count(1)
         # Where each factory is to listen, until it does: its name, the endpoint string.
         self._to_listen: list[tuple[str, str, Callable[[Any], Deferred[IListeningPort]]]] = []
@@ -85,6 +89,7 @@ class ProxyService(Service):
             if cluster.proxy_protocol not in ("", "v1", "v2"):
                 found = repr(cluster.proxy_protocol)
                 raise ConfigError([f"{place}: proxy_protocol: expected v1 or v2, not {found}"])
+            self._prepare_tls(cluster)
             self.registry.add(cluster, balancer)
             for backend in cluster.backends:
                 self._open_page(backend.address)
@@ -107,7 +112,8 @@ class ProxyService(Service):
                 raise ConfigError([f"{place}: {error}"]) from error
             factory = mode.factory(each, self.flow, self.pool)
             self._log_access(each, factory, place)
-            listener = self._add_listener(each, factory, introduces)
+            tls = self._terminating(each, mode, place)
+            listener = self._add_listener(each, factory, tls, introduces)
             if each.listen:
                 self._to_listen.append((each.name, each.listen, listener.listen))
             else:
@@ -118,8 +124,40 @@ class ProxyService(Service):
                 ("admin", config.admin, lambda at: at.listen(site).addCallback(self._admin_listens))
             )
 
+    def _prepare_tls(self, cluster: model.Cluster) -> None:
+        """Read what TLS to a cluster's backends needs, before anybody waits for it."""
+        if cluster.tls is None:
+            return
+        try:
+            self.connector.tls(cluster.tls)
+        except ValueError as error:
+            raise ConfigError([f"clusters.{cluster.name}.tls: {error}"]) from error
+        if not cluster.tls.verify:
+            self._log.warn(
+                "{cluster}: TLS to its backends is not verified (verify = false): anybody could"
+                " be them",
+                cluster=cluster.name,
+            )
+
+    def _terminating(self, config: model.Listener, mode: object, place: str) -> Terminating | None:
+        """TLS as a listener has it."""
+        tls = config.tls
+        if tls is None:
+            return None
+        tls = evolve(tls, alpn=tls.alpn or getattr(mode, "alpn", ()))
+        try:
+            certificates = Certificates(config.name, tls, self.deadlines)
+        except ValueError as error:
+            raise ConfigError([f"{place}: tls: {error}"]) from error
+        self._certificates.append(certificates)
+        return Terminating(config.name, certificates, tls.handshake_timeout, self.deadlines)
+
     def _add_listener(
-        self, config: model.Listener, factory: IProtocolFactory, introduces: bool
+        self,
+        config: model.Listener,
+        factory: IProtocolFactory,
+        tls: Terminating | None = None,
+        introduces: bool = False,
     ) -> Listener:
         headers = None
         if config.proxy_protocol:
@@ -132,6 +170,7 @@ class ProxyService(Service):
             self._ids,
             self.deadlines,
             headers,
+            tls,
             notes_server=introduces,
         )
         self.listeners[config.name] = listener
@@ -220,6 +259,8 @@ class ProxyService(Service):
         super().startService()  # type: ignore[no-untyped-call]
         for listener in self._taking_over:
             listener.doStart()  # as a port does
+        for certificates in self._certificates:
+            certificates.watch()
 
     def stopService(self) -> Deferred[Any]:
         """Accept no more. Connections end with the process."""
@@ -228,6 +269,8 @@ class ProxyService(Service):
         taking_over, self._taking_over = self._taking_over, []
         for listener in taking_over:
             listener.doStop()
+        for certificates in self._certificates:
+            certificates.stop()
         self.deadlines.rest()
         return stopping
 

@@ -38,12 +38,22 @@ class Forwarding:
     :param scheme: ``b"http"`` or ``b"https"``: how the client came.
     :param trusted: whether what it says of whom it asks for is kept.
     :param via: what this proxy is called in ``Via``; empty: it is not named.
+    :param certificate: subject and fingerprint of the client's certificate, both in printable
+        ASCII; both empty: it has shown none.
     """
 
-    __slots__ = ("_asked", "_block", "_client", "_fields", "_host", "_minor", "_via", "scheme",
-                 "trusted")  # fmt: skip
+    __slots__ = ("_asked", "_block", "_certificate", "_client", "_fields", "_host", "_minor",
+                 "_via", "scheme", "trusted")  # fmt: skip
 
-    def __init__(self, client: str, scheme: bytes, trusted: bool, via: str) -> None:
+    def __init__(
+        self,
+        client: str,
+        scheme: bytes,
+        trusted: bool,
+        via: str,
+        certificate: tuple[str, str] = ("", ""),
+    ) -> None:
+        self._certificate = tuple(text.encode("ascii") for text in certificate)
         self.scheme = scheme
         self._client = client.encode("ascii")
         self.trusted = trusted
@@ -94,7 +104,9 @@ class Forwarding:
             element += b';host="%b"' % head.host
         element += b";proto=" + self.scheme
         proto, host = self.scheme, head.host
+        certificate = self._certificate
         if self.trusted:
+            certificate = certificate if certificate[1] else fields.certificate
             client = b", ".join(filter(None, (fields.forwarded_for, client)))
             element = b", ".join(filter(None, (fields.forwarded, element)))
             proto, host = fields.forwarded_proto or proto, fields.forwarded_host or host
@@ -103,6 +115,8 @@ class Forwarding:
             (b"X-Forwarded-Proto", proto),
             (b"X-Forwarded-Host", host),
             (b"Forwarded", element),
+            (b"X-Client-Cert-Subject", certificate[0]),
+            (b"X-Client-Cert-Fingerprint", certificate[1]),
         ):
             if value and name not in already:
                 lines.append(b"%b: %b\r\n" % (name, value))

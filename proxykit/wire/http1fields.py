@@ -49,6 +49,8 @@ _FORWARDING = (
     b"x-forwarded-host",
     b"x-forwarded-proto",
     b"x-request-id",
+    b"x-client-cert-subject",
+    b"x-client-cert-fingerprint",
 )
 #: Fields that are looked at but stay.
 _REQUEST_STAYS = (b"authorization", b"expect")
@@ -260,11 +262,13 @@ class RequestFields(_Block):
     :ivar forwarded_for: and the others: the values of X-Forwarded-For, -Proto and -Host, and of
         Forwarded, several lines joined by commas; b"" if there is none.
     :ivar request_id: the value of X-Request-ID, of the first if there are several.
+    :ivar certificate: those of X-Client-Cert-Subject and -Fingerprint, each b"" if there is none.
 
     :raises Refused: at construction, with any status but 505.
     """
 
     __slots__ = (
+        "certificate",
         "expects",
         "forwarded",
         "forwarded_for",
@@ -292,6 +296,10 @@ class RequestFields(_Block):
         self.forwarded_host = b", ".join(found.get(b"x-forwarded-host", ()))
         self.forwarded = b", ".join(found.get(b"forwarded", ()))
         self.request_id = found.get(b"x-request-id", (b"",))[0]
+        self.certificate = (
+            found.get(b"x-client-cert-subject", (b"",))[0],
+            found.get(b"x-client-cert-fingerprint", (b"",))[0],
+        )
 
     def _route(self, hosts: list[bytes] | None) -> None:
         self.host = b""

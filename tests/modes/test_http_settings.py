@@ -124,7 +124,7 @@ class GoodTests(HttpCase):
         self.assertEqual(
             set(listener),
             {*tables.LISTENER_KEYS, *attrs.fields_dict(HttpSettings)}
-            - {"max_connections", "proxy_protocol", "proxy_timeout"},
+            - {"max_connections", "proxy_protocol", "proxy_timeout", "tls"},
         )
         routes = {key for route in listener["routes"] for key in route}
         self.assertEqual(routes, set(attrs.fields_dict(RouteTable)))

@@ -102,7 +102,7 @@ class GoodTests(SniCase):
         self.assertEqual(
             set(listener),
             {*tables.LISTENER_KEYS, *attrs.fields_dict(SniSettings)}
-            - {"max_connections", "trust", "proxy_protocol", "proxy_timeout"},
+            - {"max_connections", "trust", "proxy_protocol", "proxy_timeout", "tls"},
         )
         self.assertNotIn("listen", here)
         routes = {key for route in listener["routes"] for key in route}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import ssl
+from pathlib import Path
 from urllib.request import urlopen
 
 from twisted.internet.defer import Deferred
@@ -27,6 +30,18 @@ def fetch(url: str) -> bytes:
         return answer
 
 
+def ask(authority: str, host: str, port: str, name: str) -> str:
+    """What is answered over TLS, by whom the authority says is of that name."""
+    context = ssl.create_default_context(cafile=authority)
+    with (
+        socket.create_connection((host, int(port)), 20) as plain,
+        context.wrap_socket(plain, server_hostname=name) as secure,
+    ):
+        secure.sendall(f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: secure.recv(4096), b""))
+    return answer.decode().partition("\r\n\r\n")[2]
+
+
 class DemoTests(TestCase):
     timeout = TIMEOUT
 
@@ -44,6 +59,7 @@ class DemoTests(TestCase):
         await self.service.abort_connections()
 
     def ports(self, tcp: int = 0, http: int = 0, admin: int = 0) -> None:
+        self.patch(demo, "TLS_PORT", 0)
         self.patch(demo, "TCP_PORT", tcp)
         self.patch(demo, "HTTP_PORT", http)
         self.patch(demo, "ADMIN_PORT", admin)
@@ -54,11 +70,24 @@ class DemoTests(TestCase):
         self.assertEqual(http, again)
         for url in (tcp, http):
             answers = sorted([(await in_thread(fetch, url)).decode() for _ in range(2)])
-            self.assertRegex(answers[0], rf"^origin one answers / to {HOST}:\d+\n$")
+            self.assertRegex(answers[0], rf"^origin (one|two) answers / to {HOST}:\d+\n$")
             self.assertRegex(answers[1], r"^origin two answers / to ")
         self.assertRegex((await in_thread(fetch, two)).decode(), "^origin two answers /two/ to ")
         budgets = json.loads(await in_thread(fetch, ports))["budgets"]
-        self.assertEqual(len(budgets), 2)
+        self.assertEqual(len(budgets), 3)
+
+    async def test_tls(self) -> None:
+        """The same certificate authority for what ends in the proxy and what goes through it."""
+        self.ports()
+        text = self.start()
+        commands = re.findall(r"--cacert (\S+) --connect-to ::(\S+):(\d+) https://(\S+)/", text)
+        answers = [await in_thread(ask, *each) for each in commands]
+        self.assertRegex(answers[0], rf"^origin (one|two) answers / to {HOST}:\d+\n$")
+        self.assertRegex(answers[1], rf"^origin three answers / to {HOST}:\d+\n$")
+        authority = Path(commands[0][0])
+        self.assertTrue(authority.exists())
+        await self.service.stopService()
+        self.assertFalse(authority.parent.exists())
 
     async def test_a_port_that_is_free(self) -> None:
         with_port = free_port(self)
