@@ -30,6 +30,7 @@ fewest), as the median, and the least and the most. Rows from ``get`` on are HTT
 before it are L4; in them ``twisted.web`` closes each connection after one request, on both sides.
 In rows ``sni-short`` and ``sni-bulk`` connections begin with the ClientHello that a program has
 sent, and go on without TLS. Row ``hello`` is proxykit's parser alone, in the process of the load.
+Rows from ``tls-get`` on speak TLS 1.3, and are L4 but for ``tls-get-http``.
 Each proxy has one process; the slow ones have a third of the time. Everything is on loopback of one
 machine, so rates are those of the machine with load and origin on it, and say less than the CPU
 does."""

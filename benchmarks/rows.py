@@ -1,5 +1,5 @@
 """The rows of the table: those at L4, with :mod:`benchmarks.rows_sni`, and then
-:mod:`benchmarks.rows_l7`."""
+:mod:`benchmarks.rows_l7` and :mod:`benchmarks.rows_tls`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
-from benchmarks import loads, peers, rows_l7, rows_sni
+from benchmarks import loads, peers, rows_l7, rows_sni, rows_tls
 from benchmarks.measure import Sample, cpu_ns, rss
 from benchmarks.origin import FILES, make_file, origin
 from benchmarks.programs import HOST, find
@@ -163,6 +163,7 @@ ROWS = {
         ),
         *rows_sni.ROWS,
         *rows_l7.ROWS,
+        *rows_tls.ROWS,
     )
 }
 #: Every proxy's name.
