@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from proxykit.core.accountant import Accountant
 from proxykit.core.choice import Attempt
+from proxykit.core.introduction import introduction
 from proxykit.errors import ProxyError, Retry, Side
 from proxykit.model import PortRange
 from tests.core import House, address, backends, refusal
@@ -132,6 +133,15 @@ class NotesTests(SynchronousTestCase):
             self.assertFalse(hasattr(thing, "__dict__"))
             with self.assertRaises(AttributeError):
                 thing.colour = "green"
+
+    def test_introduction(self):
+        """What a connection begins with is the cluster's to say, and about the choice's client."""
+        for version in ("", "v1", "v2"):
+            house = House(*backends(1), proxy_protocol=version)
+            choice = house.choice()
+            attempt = Attempt(Told(), choice, house.state(1))
+            self.assertEqual(attempt.introduction, introduction(version, choice.info))
+            self.assertEqual(attempt.introduction == b"", version == "")
 
     def test_protocol(self):
         """A connector has the protocol made for a socket, by what the mode has given."""

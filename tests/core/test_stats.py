@@ -4,7 +4,7 @@ import json
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxykit.core.stats import SECONDS, Histogram, Relayed, Requests
+from proxykit.core.stats import SECONDS, Hellos, Histogram, Relayed, Requests
 
 
 class HistogramTests(SynchronousTestCase):
@@ -33,6 +33,18 @@ class RelayedTests(SynchronousTestCase):
         buckets = snapshot["seconds"]["buckets"]
         self.assertEqual((buckets["0.005"], buckets["600"], buckets["+Inf"]), (1, 1, 1))
         self.assertEqual(len(buckets), len(SECONDS) + 1)
+
+
+class HellosTests(SynchronousTestCase):
+    def test_counts(self):
+        hellos = Hellos()
+        self.assertEqual(hellos.snapshot(), {"refused": {}, "handed_over": 0})
+        for reason in ("late", "no name", "late"):
+            hellos.count(reason)
+        hellos.handed_over += 1
+        self.assertEqual(
+            hellos.snapshot(), {"refused": {"late": 2, "no name": 1}, "handed_over": 1}
+        )
 
 
 class RequestsTests(SynchronousTestCase):
