@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 
 class IMode(Interface):
-    """What a user names in ``mode = "..."``: it makes the factory for a listener."""
+    """What a user names in ``mode = "..."``: it makes the factory for a listener.
+
+    One whose protocols can be agreed on under TLS has their names in a tuple ``alpn``.
+    """
 
     settings: type = Attribute("An attrs class: the listener's keys that are this mode's own.")
 

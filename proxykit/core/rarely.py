@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
+    from twisted.logger import Logger
 
 #: Seconds between two times that the same is said.
 SAY_AGAIN = 10.0
@@ -39,3 +40,14 @@ class Rarely:
             return None
         self._said[kind] = now, 0
         return kept_back
+
+    def warn(self, log: Logger, kind: str, text: str, /, **values: object) -> None:
+        """Log a warning, with how many like it were kept back; or keep this one back as well.
+
+        :param kind: as for :meth:`say`.
+        :param text: a format for ``values``, as ``Logger.warn`` takes it.
+        """
+        kept_back = self.say(kind)
+        if kept_back is not None:
+            more = f" (and {kept_back} like it before)" if kept_back else ""
+            log.warn(text + "{more}", more=more, **values)

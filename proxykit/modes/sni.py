@@ -256,15 +256,14 @@ class SniFactory(TcpFactory):
         """Count a connection that is not served; the log has the first of many."""
         self.stats.refused += 1
         self.hellos.count(reason)
-        more = self._rarely.say(reason)
-        if more is not None:
-            self.log.warn(
-                "{listener}: {client} refused: {why}{more}",
-                listener=info.listener,
-                client=address_text(info.client),
-                why=why,
-                more=f" (and {more} like it before)" if more else "",
-            )
+        self._rarely.warn(
+            self.log,
+            reason,
+            "{listener}: {client} refused: {why}",
+            listener=info.listener,
+            client=address_text(info.client),
+            why=why,
+        )
 
     def snapshot(self) -> dict[str, Any]:
         """See ``ISnapshot``."""

@@ -171,7 +171,6 @@ class Certificates:
         self._deadlines = deadlines
         self._rarely = Rarely(deadlines.clock, WARN_AGAIN)
         self._seen = self._look()
-        self._by_name: dict[str, ssl.SSLContext] = {}
         self.context = self._read()
         self._looking: Deadline | None = None
 
@@ -225,7 +224,6 @@ class Certificates:
         for each in found:
             for name in each.names:
                 by_name.setdefault(name, each.context)
-        self._by_name = by_name
         self._found = found
         first = found[0].context
         first.sni_callback = _Chooser(first, by_name)

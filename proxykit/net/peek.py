@@ -58,15 +58,14 @@ class Headers:
         :param reason: one of a fixed set of words.
         """
         self.refused[reason] = self.refused.get(reason, 0) + 1
-        more = self._rarely.say(reason)
-        if more is not None:
-            self._log.warn(
-                "{listener}: {client} refused: {why}{more}",
-                listener=self._name,
-                client=address_text(client),
-                why=why,
-                more=f" (and {more} like it before)" if more else "",
-            )
+        self._rarely.warn(
+            self._log,
+            reason,
+            "{listener}: {client} refused: {why}",
+            listener=self._name,
+            client=address_text(client),
+            why=why,
+        )
 
     def lets_in(self, client: Any) -> bool:
         """Whether what connects may send a header; whoever may not is refused."""

@@ -261,14 +261,7 @@ class Serving:
 
     def warn(self, kind: str, text: str) -> None:
         """Say that something is wrong, unless the same kind of thing was said a moment ago."""
-        more = self._rarely.say(kind)
-        if more is not None:
-            self.log.warn(
-                "{listener}: {text}{more}",
-                listener=self.name,
-                text=text,
-                more=f" (and {more} like it before)" if more else "",
-            )
+        self._rarely.warn(self.log, kind, "{listener}: {text}", listener=self.name, text=text)
 
 
 def apply(rules: FieldRules, fields: Fields) -> None:

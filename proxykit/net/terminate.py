@@ -60,15 +60,14 @@ class Terminating:
     def count_failed(self, info: ConnInfo, reason: str) -> None:
         """One more that came to nothing; the log has the first of many."""
         self.failed[reason] = self.failed.get(reason, 0) + 1
-        more = self._rarely.say(reason)
-        if more is not None:
-            self._log.warn(
-                "{listener}: {client}: no TLS: {why}{more}",
-                listener=self._name,
-                client=address_text(info.client),
-                why=reason,
-                more=f" (and {more} like it before)" if more else "",
-            )
+        self._rarely.warn(
+            self._log,
+            reason,
+            "{listener}: {client}: no TLS: {why}",
+            listener=self._name,
+            client=address_text(info.client),
+            why=reason,
+        )
 
     def snapshot(self) -> dict[str, Any]:
         """For ``/api/listeners``."""
