@@ -28,6 +28,8 @@ ssl_certificate {directory}/../NAME.pem;
 ssl_certificate_key {directory}/../NAME.key;
 ssl_protocols TLSv1.2 TLSv1.3;
 ssl_early_data on;
+# Else what openssl says last, its close_notify, is answered by a reset.
+lingering_close always;
 server {
     listen 127.0.0.1:PORT ssl http2;
     root {directory}/..;
