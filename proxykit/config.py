@@ -80,7 +80,7 @@ def as_toml(config: Config) -> str:
     """
     made = _writer()
     top: dict[str, Any] = {"admin": {"listen": config.admin}} if config.admin else {}
-    top["sources"] = {"headroom": config.headroom}
+    top["sources"] = made.unstructure(config.sources)
     top["clusters"] = {cluster.name: made.unstructure(cluster) for cluster in config.clusters}
     for cluster in top["clusters"].values():
         del cluster["name"]

@@ -172,6 +172,8 @@ class Cluster:
     :ivar proxy_protocol: the version of the PROXY header that each connection to a backend begins
         with, ``v1`` or ``v2``; empty: none.
     :ivar tls: how TLS is spoken to them; None: it is not.
+    :ivar close: how connections to them are closed where the proxy is the first to close: ``fin``,
+        or ``reset``, which leaves nothing behind in TIME_WAIT.
     """
 
     name: str
@@ -186,6 +188,7 @@ class Cluster:
     host: str = ""
     proxy_protocol: str = ""
     tls: ClusterTls | None = None
+    close: str = "fin"
 
 
 @frozen
@@ -277,17 +280,50 @@ class Listener:
 
 
 @frozen
+class PortRange:
+    """Source ports to pick from.
+
+    :ivar low: the first, inclusive.
+    :ivar high: the last, inclusive.
+    :ivar reserved: how many within them the kernel never picks.
+    """
+
+    low: int
+    high: int
+    reserved: int = field(default=0)
+
+    @property
+    def size(self) -> int:
+        """How many there are to pick from."""
+        return max(0, self.high - self.low + 1 - self.reserved)
+
+
+@frozen
+class Sources:
+    """Where connections to backends leave from.
+
+    :ivar addresses: local IP addresses, each with ports of its own; empty: the kernel's choice.
+    :ivar port_range: the ports to use; None: all that the kernel picks from.
+    :ivar headroom: the share of each port budget that is never handed out, 0 to 0.9.
+    """
+
+    addresses: tuple[str, ...] = ()
+    port_range: PortRange | None = None
+    headroom: float = 0.02
+
+
+@frozen
 class Config:
     """All that one configuration says, checked and resolved.
 
     :ivar admin: a Twisted server endpoint string; empty: no admin listener.
-    :ivar headroom: the share of each port budget that is never handed out, 0 to 0.9.
+    :ivar sources: where connections to backends leave from.
     """
 
     listeners: tuple[Listener, ...]
     clusters: tuple[Cluster, ...]
     admin: str = ""
-    headroom: float = 0.02
+    sources: Sources = Sources()
 
 
 @frozen
@@ -426,22 +462,3 @@ class BudgetKey:
     def destination_text(self) -> str:
         """The destination as users write it; ``*`` where it is not part of the key."""
         return str(Address(self.destination, self.port)) if self.destination else "*"
-
-
-@frozen
-class PortRange:
-    """The source ports that the kernel picks from.
-
-    :ivar low: the first, inclusive.
-    :ivar high: the last, inclusive.
-    :ivar reserved: how many within them it never picks.
-    """
-
-    low: int
-    high: int
-    reserved: int = field(default=0)
-
-    @property
-    def size(self) -> int:
-        """How many there are to pick from."""
-        return max(0, self.high - self.low + 1 - self.reserved)

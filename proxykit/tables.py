@@ -51,6 +51,7 @@ from proxykit.model import (
     ListenerTls,
     Pool,
     SniRoute,
+    Sources,
 )
 from proxykit.modes.http_settings import FieldRulesTable, RouteTable
 from proxykit.modes.sni_settings import CLOSE, REFUSE, SniRouteTable
@@ -126,6 +127,7 @@ class _ClusterTable:
     )
     proxy_protocol: str = as_in(Cluster, "proxy_protocol", one_of("v1", "v2"))
     tls: ClusterTls | None = field(default=default_of(Cluster, "tls"))
+    close: str = as_in(Cluster, "close", one_of("fin", "reset"))
 
 
 @frozen
@@ -171,14 +173,15 @@ class _AdminTable:
 
 @frozen
 class _SourcesTable:
-    headroom: float = as_in(Config, "headroom", number_between(0, 0.9))
+    addresses: tuple[str, ...] = field(default=default_of(Sources, "addresses"))
+    headroom: float = as_in(Sources, "headroom", number_between(0, 0.9))
 
 
 @frozen
 class _FileTable:
     listeners: _Listeners = field(metadata={"check": Check("at least one [[listeners]]", bool)})
     clusters: _Clusters = field(default=_Clusters(()))
-    sources: _SourcesTable = field(factory=_SourcesTable)
+    sources: Sources = field(default=default_of(Config, "sources"))
     admin: _AdminTable | None = None
 
 
@@ -209,6 +212,7 @@ class Reader:
             (_Clusters, self._clusters),
             (_Listeners, self._listeners),
             (Pool, self._from(_PoolTable, Pool)),
+            (Sources, self._from(_SourcesTable, Sources)),
             (HttpRoute, self._from(RouteTable, HttpRoute)),
             (SniRoute, self._from(SniRouteTable, SniRoute)),
             (ClusterTls, self._cluster_tls),
@@ -231,7 +235,7 @@ class Reader:
         )
         if problems := problems + hand_over_faults(read.listeners):
             raise Wrong(problems)
-        return Config(read.listeners, read.clusters, admin, read.sources.headroom)
+        return Config(read.listeners, read.clusters, admin, read.sources)
 
     def _from(self, table: type, part: type) -> _Hook:
         """Reads a part of the model by the table that has the same keys."""

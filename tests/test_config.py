@@ -17,7 +17,7 @@ from proxykit.checks import ClusterName, positive_seconds, whole_at_least
 from proxykit.components import Component
 from proxykit.errors import ConfigError
 from proxykit.interfaces import IMode
-from proxykit.model import Address, Backend, Cluster, Config, Listener, Pool
+from proxykit.model import Address, Backend, Cluster, Config, Listener, Pool, Sources
 
 ENDPOINT = "expected a Twisted server endpoint such as tcp:8080 or tcp:8080:interface=127.0.0.1"
 
@@ -224,13 +224,13 @@ class GoodTests(Case):
                 Cluster("a.b", (Backend(Address("10.0.0.1", 80)),)),
             ),
             "tcp:9901:interface=127.0.0.1",
-            0.0,
+            Sources(headroom=0.0),
         )
         self.assertEqual(read, expected)
         cluster = read.clusters[0]
         for value in (
             cluster.connect_timeout,
-            read.headroom,
+            read.sources.headroom,
             read.listeners[1].settings.idle_timeout,
         ):
             self.assertIs(type(value), float)
@@ -473,7 +473,10 @@ def configs(draw):
     note_free = attrs.evolve(listeners[0], settings=FakeSettings())
     headroom = draw(st.floats(0, 0.9))
     return Config(
-        (note_free, *listeners[1:]), clusters, draw(st.sampled_from(["", "tcp:9"])), headroom
+        (note_free, *listeners[1:]),
+        clusters,
+        draw(st.sampled_from(["", "tcp:9"])),
+        Sources(headroom=headroom),
     )
 
 

@@ -82,7 +82,7 @@ class ProxyService(Service):
         """
         if self.listeners:
             raise RuntimeError("a configuration is in force already")
-        self.accountant.headroom = config.headroom
+        self.accountant.headroom = config.sources.headroom
         for cluster in config.clusters:
             place = f"clusters.{cluster.name}"
             balancer = _known("balance", cluster.balance, place)

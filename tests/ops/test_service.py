@@ -10,7 +10,7 @@ from twisted.internet.error import CannotListenError
 from twisted.trial.unittest import TestCase
 
 from proxykit.errors import ConfigError
-from proxykit.model import Address, Backend, Cluster, Config, Listener
+from proxykit.model import Address, Backend, Cluster, Config, Listener, Sources
 from proxykit.modes.tcp import TcpSettings
 from proxykit.ops import service as module
 from proxykit.ops.service import ProxyService
@@ -79,7 +79,7 @@ class ServiceTests(TestCase):
                     for name in ("one", "two")
                 ),
                 (Cluster("web", (Backend(backend.address),), max_connections=1, queue=0),),
-                headroom=0.5,
+                sources=Sources(headroom=0.5),
             )
         )
         service.startService()
