@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -67,6 +67,12 @@ log_connections = false
 {listener}
 """
     return twistd(site.directory / "proxykit.toml", text)
+
+
+def uncounted(start: Callable[[Site], list[str]], site: Site) -> list[str]:
+    """The service as ``start`` has it, without its book of source ports."""
+    command = start(site)
+    return [sys.executable, "-m", "benchmarks.uncounted", *command[command.index("-n") :]]
 
 
 def haproxy(site: Site, bind: str = "", server: str = "") -> list[str]:

@@ -1,5 +1,5 @@
 """The rows of the table: those at L4, with :mod:`benchmarks.rows_sni`, and then
-:mod:`benchmarks.rows_l7` and :mod:`benchmarks.rows_tls`."""
+:mod:`benchmarks.rows_l7`, :mod:`benchmarks.rows_tls` and :mod:`benchmarks.rows_book`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
-from benchmarks import loads, peers, rows_l7, rows_sni, rows_tls
+from benchmarks import loads, peers, rows_book, rows_l7, rows_sni, rows_tls
 from benchmarks.measure import Sample, cpu_ns, rss
 from benchmarks.origin import FILES, make_file, origin
 from benchmarks.programs import HOST, find
@@ -164,7 +164,8 @@ ROWS = {
         *rows_sni.ROWS,
         *rows_l7.ROWS,
         *rows_tls.ROWS,
+        *rows_book.ROWS,
     )
 }
 #: Every proxy's name.
-NAMES = tuple(dict.fromkeys(each.name for each in (*L4, *rows_l7.L7)))
+NAMES = tuple(dict.fromkeys(each.name for each in (*L4, *rows_l7.L7, *rows_book.L4.values())))

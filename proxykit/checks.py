@@ -10,17 +10,41 @@ a list or a table raises ``proxykit.strict.Wrong``, which says where in it the m
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NewType
 
 from attrs import field, fields_dict, frozen
 
 from proxykit import strict
-from proxykit.model import Address
-from proxykit.strict import Problem, Wrong, found
+from proxykit.model import Address, PortRange
+from proxykit.strict import Problem, Wrong, dotted, found
+from proxykit.tomllines import KeyPath
 
 if TYPE_CHECKING:
     from proxykit.model import Listener
+
+#: What a plugin's settings may want; proxykit.tables has the rest to itself.
+__all__ = [
+    "Check",
+    "ClusterName",
+    "Each",
+    "EndpointText",
+    "Fallback",
+    "ListenerName",
+    "as_in",
+    "default_of",
+    "hand_over_faults",
+    "header_fault",
+    "host_pattern",
+    "network",
+    "number_between",
+    "one_of",
+    "positive_seconds",
+    "protocol_name",
+    "whole_at_least",
+    "whole_between",
+]
 
 #: The name of a cluster that the same configuration has; a field of this type is checked for that.
 ClusterName = NewType("ClusterName", str)
@@ -36,6 +60,11 @@ EndpointText = NewType("EndpointText", str)
 
 
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+_PORTS = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
+_HIGHEST_PORT = 65535
+#: Port 0 is another port each time, so that two listeners may have it.
+_ANY_PORT = re.compile(r"(tcp6?|ssl):(port=)?0+(:|\Z)")
 
 
 @frozen
@@ -139,6 +168,48 @@ def network(text: str) -> None:
         raise ValueError("expected the IPv4 network itself")
 
 
+def source_address(value: object) -> str:
+    """A local address to connect from, in the one spelling that it has.
+
+    :raises Wrong: it is none.
+    """
+    try:
+        address = ipaddress.ip_address(value if isinstance(value, str) else "")
+    except ValueError:
+        expected = "an IP address such as 10.0.0.1 or fd00::1"
+    else:
+        if not (expected := _instead_of(address)):
+            return str(address)
+    raise Wrong.here(f"expected {expected}, not {found(value)}")
+
+
+def _instead_of(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """What is expected in place of an address that one cannot connect from; empty: one can."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped:
+            return f"the IPv4 address itself, {address.ipv4_mapped}"
+        if address.scope_id or address.is_link_local:
+            return "an address that needs no scope"
+    if address.is_unspecified or address.is_multicast or address == _BROADCAST:
+        return "an address of this machine"
+    return ""
+
+
+def port_range(value: object) -> PortRange:
+    """Ports as a user writes them, ``LOW-HIGH``.
+
+    :raises ValueError: these are none.
+    """
+    if isinstance(value, str) and (match := _PORTS.fullmatch(value)):
+        low, high = map(int, match.groups())
+        if 0 < low <= high <= _HIGHEST_PORT:
+            return PortRange(low, high)
+    raise ValueError(
+        f"expected two ports from 1 to {_HIGHEST_PORT}, the lower one first, such as"
+        f' "40000-60999", not {found(value)}'
+    )
+
+
 def default_of(cls: type, key: str) -> Any:
     """The default that a class of the model has for a field, for the same key in a table."""
     return fields_dict(cls)[key].default
@@ -190,3 +261,47 @@ def hand_over_faults(listeners: Sequence[Listener]) -> list[Problem]:
         if not listener.listen and listener.name not in targets
     ]
     return problems
+
+
+def listener_names(listeners: object) -> list[str]:
+    """The names that listeners have, or are given, as far as that can be told."""
+    tables = listeners if isinstance(listeners, list) else []
+    return [
+        name
+        for index, table in enumerate(tables)
+        if isinstance(table, dict)
+        and isinstance(name := table.get("name", default_name(index)), str)
+    ]
+
+
+def default_name(index: int) -> str:
+    """What a listener is called that has no name."""
+    return f"listener-{index + 1}"
+
+
+def taking_over(listeners: object) -> set[object]:
+    """The listeners that routes name, as far as that can be told."""
+    tables = listeners if isinstance(listeners, list) else []
+    found = (table.get("routes") for table in tables if isinstance(table, dict))
+    routes = [route for each in found if isinstance(each, list) for route in each]
+    names = (route.get("listener") for route in routes if isinstance(route, dict))
+    return {name for name in names if isinstance(name, str)}
+
+
+def listens(listeners: Iterable[tuple[int, Listener]], *around: str) -> list[tuple[KeyPath, str]]:
+    """Where each listens, with its place; but not where any port will do."""
+    return [
+        ((*around, index, "listen"), listener.listen)
+        for index, listener in listeners
+        if listener.listen and not _ANY_PORT.match(listener.listen)
+    ]
+
+
+def repeated(placed: Iterable[tuple[KeyPath, object]], what: str) -> list[Problem]:
+    """A problem for each value that has been there before, naming the place of the first."""
+    first: dict[object, KeyPath] = {}
+    return [
+        (path, f"{what}{dotted(first[value])}: {value}")
+        for path, value in placed
+        if first.setdefault(value, path) != path
+    ]

@@ -20,7 +20,7 @@ from cattrs.gen import make_dict_unstructure_fn
 
 from proxykit import strict, tomllines
 from proxykit.errors import ConfigError
-from proxykit.model import Address, Config, FieldRules, HttpRoute, SniRoute
+from proxykit.model import Address, Config, FieldRules, HttpRoute, PortRange, SniRoute
 from proxykit.sources import static
 from proxykit.strict import Problem, Wrong, dotted, found
 from proxykit.tables import LISTENER_KEYS, Reader, Resolve
@@ -105,6 +105,7 @@ def as_toml(config: Config) -> str:
 def _writer() -> Converter:
     made = strict.converter()
     made.register_unstructure_hook(Address, str)
+    made.register_unstructure_hook(PortRange, lambda ports: f"{ports.low}-{ports.high}")
     made.register_unstructure_hook(
         FieldRules, lambda rules: {"set": dict(rules.set), "remove": rules.remove}
     )

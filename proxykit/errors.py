@@ -29,11 +29,14 @@ class Retry(Enum):
 
     ``REUSED_ONLY``: a connection that had been used before went away under the request; it may be
     sent again on a new one, for it was lost on the way and not refused.
+    ``OTHER_PORT``: the kernel had no source port where the book had one. By now the book knows;
+    nobody has refused anything, and the same backend may be tried from another address.
     """
 
     NEVER = "never"
     ALWAYS = "always"
     REUSED_ONLY = "reused-only"
+    OTHER_PORT = "other-port"
 
 
 class ProxyError(Exception):

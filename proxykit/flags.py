@@ -25,7 +25,7 @@ from proxykit.model import HttpRoute, SniRoute
 #: The cluster of the backends that are given by --backend.
 _DEFAULT = "backends"
 #: Flags that no setting can have, beside those in ``optParameters``.
-_TAKEN = ("backend", "route", "tls", "trust", "help", "version")
+_TAKEN = ("backend", "route", "source", "tls", "trust", "help", "version")
 #: What --proxy-protocol may be: read a header from each client, send one to each backend.
 _DIRECTIONS = ("in", "out", "both")
 _IN_FILE = "As in the file"
@@ -101,6 +101,7 @@ class ModeOptions(BaseOptions):
 
     def __init__(self) -> None:
         self.backends: list[str] = []
+        self.sources: list[str] = []
         self.trusted: list[str] = []
         self.certificates: list[str] = []
         self.routes: list[_RouteFlag] = []
@@ -112,6 +113,11 @@ class ModeOptions(BaseOptions):
         self.backends.append(address)
 
     opt_b = opt_backend
+
+    def opt_source(self, address: str) -> None:
+        """A local IP address that connections to backends leave from. May be given more than
+        once."""
+        self.sources.append(address)
 
     def opt_trust(self, network: str) -> None:
         """Who may say for whom it speaks, by PROXY headers or forwarding fields: a network, an
@@ -154,6 +160,8 @@ class ModeOptions(BaseOptions):
             data["clusters"] = {
                 name: {"backends": addresses, **shared} for name, addresses in clusters.items()
             }
+        if self.sources:
+            data["sources"] = {"addresses": self.sources}
         if self["admin"] is not None:
             data["admin"] = {"listen": self["admin"]}
         return data
@@ -176,6 +184,8 @@ class ModeOptions(BaseOptions):
                 return "--backend"
             case ("listeners", _):
                 return self.needed
+            case ("sources", _, int() as index):
+                return f"--source {self.sources[index]}"
             case ("admin", *_):
                 return "--admin"
             case ("listeners", _, "routes", int() as index, *_):

@@ -54,6 +54,14 @@ class ISnapshot(Interface):
         """Plain data, ready for JSON."""
 
 
+class IExplains(Interface):
+    """A protocol that can say in ``/api/explain/ID`` whether it shares its backend's connection."""
+
+    def explain() -> dict[str, Any]:
+        """Plain data: ``shared`` (None: there is none, or nobody knows), ``reason``, a name, and
+        ``why``, a sentence; ``core.sharing.explained`` makes it of its own names."""
+
+
 class IHandsOver(Interface):
     """A factory whose protocols may give a connection to another listener's mode."""
 

@@ -367,6 +367,12 @@ class ConnInfo:
     relay: IAddress | None = None
     tlvs: tuple[tuple[int, bytes], ...] = ()
     tls: TlsInfo | None = None
+
+    @property
+    def name(self) -> str:
+        """What the log calls the connection: by its listener, and its number if it has one."""
+        return f"{self.listener} #{self.id}" if self.id else self.listener
+
     # Kept, for it is asked for with each request.
     client_host: str = field(init=False, eq=False, repr=False)
 
@@ -398,17 +404,21 @@ class AccessEntry:
     """One line of the access log: a request that has had its answer, or its failure.
 
     :ivar time: seconds since 1970 when the request head was complete.
+    :ivar connection: the number of the client's connection; 0: no listener has numbered it.
     :ivar version: such as ``HTTP/1.1``.
     :ivar status: 0: the client has had none.
     :ivar bytes_sent: of the body, to the client; ``bytes_received``: from it.
     :ivar seconds: from the request head to the last byte of the answer.
     :ivar backend: the address that answered; empty: none did.
     :ivar reused: whether it went on a connection that had been used before.
+    :ivar own: why on a new one; empty: it was reused, or there was none. ``not_kept``: why nobody
+        else can use that connection any more; empty: somebody can. See core/sharing.py.
     :ivar error: what failed; empty: nothing.
     """
 
     time: float
     listener: str
+    connection: int
     client: str
     method: str
     target: str
@@ -424,6 +434,8 @@ class AccessEntry:
     cluster: str
     backend: str
     reused: bool
+    own: str
+    not_kept: str
     error: str
 
 

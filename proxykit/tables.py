@@ -25,23 +25,32 @@ from proxykit.checks import (
     Fallback,
     ListenerName,
     as_in,
+    default_name,
     default_of,
     hand_over_faults,
     header_fault,
     host_pattern,
+    listener_names,
+    listens,
     network,
     number_between,
     one_of,
+    port_range,
     positive_seconds,
     protocol_name,
+    repeated,
+    source_address,
+    taking_over,
     whole_at_least,
     whole_between,
 )
 from proxykit.components import IComponent, components
+from proxykit.core.budget import Budget
 from proxykit.interfaces import IMode
 from proxykit.model import (
     Address,
     Backend,
+    BudgetKey,
     Cluster,
     ClusterTls,
     Config,
@@ -50,15 +59,15 @@ from proxykit.model import (
     Listener,
     ListenerTls,
     Pool,
+    PortRange,
     SniRoute,
     Sources,
 )
 from proxykit.modes.http_settings import FieldRulesTable, RouteTable
 from proxykit.modes.sni_settings import CLOSE, REFUSE, SniRouteTable
-from proxykit.net import certificates
+from proxykit.net import certificates, kernel
 from proxykit.net.tls_client import TlsClient
-from proxykit.strict import Problem, Wrong, did_you_mean, dotted, found
-from proxykit.tomllines import KeyPath
+from proxykit.strict import Wrong, did_you_mean, found
 from proxykit.wire.http1grammar import host_name
 
 #: Gives the IP addresses of a host name, or raises OSError.
@@ -67,6 +76,7 @@ Resolve = Callable[[str], list[str]]
 _Hook = Callable[[Any, Any], Any]
 
 _Paths = NewType("_Paths", tuple[str, ...])
+_Addresses = NewType("_Addresses", tuple[str, ...])
 _Backends = NewType("_Backends", tuple[Backend, ...])
 _BalanceName = NewType("_BalanceName", str)
 _Clusters = NewType("_Clusters", tuple[Cluster, ...])
@@ -75,8 +85,6 @@ _ModeName = NewType("_ModeName", str)
 
 _ENDPOINT = "a Twisted server endpoint such as tcp:8080 or tcp:8080:interface=127.0.0.1"
 _HIGHEST_PORT = 65535
-#: Port 0 is another port each time, so that two listeners may have it.
-_ANY_PORT = re.compile(r"(tcp6?|ssl):(port=)?0+(:|\Z)")
 #: In place of a listener's endpoint that is not given, and is needed.
 _MISSING: Any = object()
 _NOWHERE = EndpointText("")
@@ -173,7 +181,8 @@ class _AdminTable:
 
 @frozen
 class _SourcesTable:
-    addresses: tuple[str, ...] = field(default=default_of(Sources, "addresses"))
+    addresses: _Addresses = field(default=default_of(Sources, "addresses"))
+    port_range: PortRange | None = field(default=default_of(Sources, "port_range"))
     headroom: float = as_in(Sources, "headroom", number_between(0, 0.9))
 
 
@@ -197,8 +206,8 @@ class Reader:
         self.modes = components("mode")
         clusters = data.get("clusters")
         self.cluster_names = list(clusters) if isinstance(clusters, dict) else []
-        self.listener_names = _names(data.get("listeners"))
-        self.taking_over = _taking_over(data.get("listeners"))
+        self.listener_names = listener_names(data.get("listeners"))
+        self.taking_over = taking_over(data.get("listeners"))
         self.converter = strict.converter()
         hooks: tuple[tuple[Any, _Hook], ...] = (
             (Address, _address),
@@ -212,7 +221,9 @@ class Reader:
             (_Clusters, self._clusters),
             (_Listeners, self._listeners),
             (Pool, self._from(_PoolTable, Pool)),
-            (Sources, self._from(_SourcesTable, Sources)),
+            (Sources, self._sources),
+            (_Addresses, _addresses),
+            (PortRange, _port_range),
             (HttpRoute, self._from(RouteTable, HttpRoute)),
             (SniRoute, self._from(SniRouteTable, SniRoute)),
             (ClusterTls, self._cluster_tls),
@@ -229,8 +240,8 @@ class Reader:
         """
         read: _FileTable = strict.read_table(self.converter, self.data, _FileTable)
         admin = read.admin.listen if read.admin else ""
-        problems = _repeated(
-            [(("admin", "listen"), admin), *_listens(enumerate(read.listeners), "listeners")],
+        problems = repeated(
+            [(("admin", "listen"), admin), *listens(enumerate(read.listeners), "listeners")],
             "the same endpoint as ",
         )
         if problems := problems + hand_over_faults(read.listeners):
@@ -245,6 +256,16 @@ class Reader:
             return part(**attrs.asdict(read, recurse=False))
 
         return hook
+
+    def _sources(self, value: Any, _: object) -> Sources:
+        read: Sources = self._from(_SourcesTable, Sources)(value, None)
+        if (ports := read.port_range) and (kept := _kept(ports, read.headroom)) >= ports.size:
+            reason = (
+                f"no port is left of {ports.low}-{ports.high} ({ports.reserved} reserved in"
+                f" net.ipv4.ip_local_reserved_ports, {kept} kept as headroom)"
+            )
+            raise Wrong([(("port_range",), reason)])
+        return read
 
     def _cluster_tls(self, value: Any, _: object) -> ClusterTls:
         read: ClusterTls = self._from(_ClusterTlsTable, ClusterTls)(value, None)
@@ -302,7 +323,7 @@ class Reader:
         if not isinstance(value, list):
             raise Wrong.here(f"expected a list of addresses, not {found(value)}")
         good, problems = strict.each(enumerate(value), self._backend)
-        problems += _repeated(
+        problems += repeated(
             (((index,), backend.address) for index, group in good.items() for backend in group),
             "the same address as backends",
         )
@@ -337,8 +358,8 @@ class Reader:
         numbered = ((index, (index, table)) for index, table in enumerate(value))
         good, problems = strict.each(numbered, self._listener)
         names = (((index, "name"), listener.name) for index, listener in good.items())
-        problems += _repeated(names, "the same name as listeners")
-        problems += _repeated(_listens(good.items()), "the same endpoint as listeners")
+        problems += repeated(names, "the same name as listeners")
+        problems += repeated(listens(good.items()), "the same endpoint as listeners")
         if problems:
             raise Wrong(problems)
         return tuple(good.values())
@@ -347,7 +368,7 @@ class Reader:
         index, table = numbered
         if not isinstance(table, dict):
             raise Wrong.here(f"expected a table, not {found(table)}")
-        own = {"name": _default_name(index)}
+        own = {"name": default_name(index)}
         own |= {key: value for key, value in table.items() if key in LISTENER_KEYS}
         if "listen" not in own and own["name"] not in self.taking_over:
             own["listen"] = _MISSING
@@ -391,17 +412,6 @@ def _one_named(what: str, name: str, known: Collection[str]) -> str:
     return name
 
 
-def _names(listeners: object) -> list[str]:
-    """The names that listeners have, or are given, as far as that can be told."""
-    tables = listeners if isinstance(listeners, list) else []
-    return [
-        name
-        for index, table in enumerate(tables)
-        if isinstance(table, dict)
-        and isinstance(name := table.get("name", _default_name(index)), str)
-    ]
-
-
 def _keys_of(mode: IComponent) -> set[str]:
     try:
         return set(attrs.fields_dict(IMode(cast("Callable[[], object]", mode.load())()).settings))
@@ -409,42 +419,34 @@ def _keys_of(mode: IComponent) -> set[str]:
         return set()
 
 
-def _taking_over(listeners: object) -> set[object]:
-    """The listeners that routes name, as far as that can be told."""
-    tables = listeners if isinstance(listeners, list) else []
-    found = (table.get("routes") for table in tables if isinstance(table, dict))
-    routes = [route for each in found if isinstance(each, list) for route in each]
-    names = (route.get("listener") for route in routes if isinstance(route, dict))
-    return {name for name in names if isinstance(name, str)}
-
-
-def _default_name(index: int) -> str:
-    return f"listener-{index + 1}"
-
-
-def _listens(listeners: Iterable[tuple[int, Listener]], *around: str) -> list[tuple[KeyPath, str]]:
-    return [
-        ((*around, index, "listen"), listener.listen)
-        for index, listener in listeners
-        if listener.listen and not _ANY_PORT.match(listener.listen)
-    ]
-
-
-def _repeated(placed: Iterable[tuple[KeyPath, object]], what: str) -> list[Problem]:
-    """A problem for each value that has been there before, naming the place of the first."""
-    first: dict[object, KeyPath] = {}
-    return [
-        (path, f"{what}{dotted(first[value])}: {value}")
-        for path, value in placed
-        if first.setdefault(value, path) != path
-    ]
-
-
 def _paths(value: Any, _: object) -> tuple[str, ...]:
     paths = [value] if isinstance(value, str) else value
     if not isinstance(paths, list) or not all(isinstance(each, str) for each in paths):
         raise Wrong.here(f"expected a directory, a PEM file or a list of those, not {found(value)}")
     return tuple(paths)
+
+
+def _addresses(value: Any, _: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise Wrong.here(f"expected a list of IP addresses, not {found(value)}")
+    good, problems = strict.each(enumerate(value), source_address)
+    placed = (((index,), address) for index, address in good.items())
+    problems += repeated(placed, "the same address as addresses")
+    if problems:
+        raise Wrong(problems)
+    return tuple(good.values())
+
+
+def _port_range(value: Any, _: object) -> PortRange:
+    try:
+        return kernel.narrowed(port_range(value))
+    except ValueError as error:
+        raise Wrong.here(str(error)) from error
+
+
+def _kept(ports: PortRange, headroom: float) -> int:
+    """How many of these ports are never handed out."""
+    return ports.size - Budget(BudgetKey("tcp", ""), ports.size, headroom).limit
 
 
 def _address(value: Any, _: object) -> Address:

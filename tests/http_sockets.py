@@ -317,7 +317,7 @@ class HttpProxy(Proxy):
         found: dict[str, Any] = self.listener.snapshot()["traffic"]
         return found
 
-    def pooled(self) -> dict[str, int]:
+    def pooled(self) -> dict[str, Any]:
         """The pool's connections for the cluster ``web``."""
         return self.service.pool.snapshot("web")
 

@@ -23,7 +23,7 @@ from typing import Any
 from twisted.internet import reactor as trials_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.interfaces import IHalfCloseableProtocol, IReactorFDSet
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
@@ -66,6 +66,7 @@ def in_thread(call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
     return made
 
 
+@implementer(IReactorFDSet)
 class ClockedReactor(Clock):
     """The sockets of trial's reactor, and a clock that the test moves."""
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import attrs
 from attrs import field, frozen
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
@@ -409,89 +407,3 @@ class BuildTests(Case):
             ((0,), "[0]"),
         ):
             self.assertEqual(config.dotted(path), expected)
-
-
-NAMES_ST = st.text(min_size=1, max_size=8).filter(tables._is_name)
-SECONDS = st.floats(min_value=1e-6, max_value=1e12)
-WHOLE = st.integers(min_value=1, max_value=10**9)
-
-
-@st.composite
-def configs(draw):
-    names = draw(st.lists(NAMES_ST, max_size=3, unique=True))
-    clusters = tuple(
-        Cluster(
-            name,
-            tuple(
-                Backend(address, draw(st.integers(1, 256)), draw(st.booleans()))
-                for address in draw(
-                    st.lists(
-                        st.one_of(
-                            st.builds(Address, st.ip_addresses().map(str), st.integers(1, 65535)),
-                            st.builds(Address, st.just("/run/${x}"), st.just(0)),
-                        ),
-                        min_size=1,
-                        max_size=3,
-                        unique=True,
-                    )
-                )
-            ),
-            draw(st.sampled_from(["least-connections", "round-robin"])),
-            draw(WHOLE),
-            draw(SECONDS),
-            draw(st.integers(0, 10**9)),
-            draw(SECONDS),
-            draw(SECONDS),
-            Pool(
-                draw(st.sampled_from(["never", "safe", "always"])),
-                draw(st.none() | st.integers(0, 10**9)),
-                draw(SECONDS),
-            ),
-            draw(st.sampled_from(["", "a.example", "[::1]:80"])),
-        )
-        for name in names
-    )
-    listeners = tuple(
-        Listener(
-            name,
-            f"tcp:{port}",
-            "fake",
-            draw(st.sampled_from(["", *names])),
-            draw(WHOLE),
-            FakeSettings(
-                idle_timeout=draw(SECONDS),
-                keepalive=draw(st.booleans()),
-                note=draw(st.none() | st.text()),
-                tags=tuple(draw(st.lists(st.text(), max_size=2))),
-                routes=tuple(FakeRoute("h", ClusterName(name)) for name in names),
-            ),
-        )
-        for port, name in enumerate(
-            draw(st.lists(NAMES_ST, min_size=1, max_size=3, unique=True)), 1
-        )
-    )
-    note_free = attrs.evolve(listeners[0], settings=FakeSettings())
-    headroom = draw(st.floats(0, 0.9))
-    return Config(
-        (note_free, *listeners[1:]),
-        clusters,
-        draw(st.sampled_from(["", "tcp:9"])),
-        Sources(headroom=headroom),
-    )
-
-
-class RoundTripTests(Case):
-    @settings(deadline=None)
-    @given(configs())
-    def test_loads_to_an_equal_one(self, made):
-        self.assertEqual(self.load(config.as_toml(made)), made)
-
-    def test_defaults_are_written(self):
-        text = config.as_toml(self.load(WEB + LISTENER))
-        for line in (
-            *("headroom = 0.02", "queue = 1000", "weight = 1", "keepalive = true"),
-            *("[clusters.web.pool]", 'reuse = "safe"'),
-        ):
-            self.assertIn(line, text)
-        for absent in ("note", 'name = ""', "cluster = ", "admin", "max_idle", "host"):
-            self.assertNotIn(absent, text)

@@ -25,7 +25,8 @@ class ProxyErrorTests(SynchronousTestCase):
     def test_names(self):
         """They are written to logs and metrics, so they stay."""
         self.assertEqual([side.value for side in Side], ["client", "upstream", "proxy"])
-        self.assertEqual([retry.value for retry in Retry], ["never", "always", "reused-only"])
+        found = [retry.value for retry in Retry]
+        self.assertEqual(found, ["never", "always", "reused-only", "other-port"])
 
 
 class OwnTests(SynchronousTestCase):

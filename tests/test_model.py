@@ -104,6 +104,12 @@ class ConnInfoTests(SynchronousTestCase):
         ):
             self.assertEqual(ConnInfo(1, "front", client).client_host, host)
 
+    def test_name(self):
+        """A connection that nobody has numbered is called by its listener alone."""
+        client = IPv4Address("TCP", "192.0.2.1", 4711)
+        self.assertEqual(ConnInfo(17, "front", client).name, "front #17")
+        self.assertEqual(ConnInfo(0, "tcp", client).name, "tcp")
+
 
 class AddressTextTests(SynchronousTestCase):
     def test_all(self):

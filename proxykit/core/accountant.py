@@ -1,9 +1,8 @@
-"""The book of source ports: who uses how many of how many, towards where.
+"""The book of source ports: who uses how many of how many, from where towards where.
 
-Between one local address and one backend's address there are as many connections as there are
-source ports, and no more. Each of these *budgets* has a page here, and each upstream socket holds a
-:class:`Lease` on it, from before its connect until it is closed. Counts change only through leases,
-so they never go below zero and never leak.
+Each budget (core/budget.py) has a page here, and each upstream socket holds a :class:`Lease` on it,
+from before its connect until it is closed. Counts of our own change only through leases, so they
+never go below zero and never leak; what others use is read from the kernel now and then.
 
 A lease also stands for one of a backend's ``max_connections``; a unix socket needs no port and has
 that alone.
@@ -11,13 +10,14 @@ that alone.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from enum import IntEnum
+import time
+from collections.abc import Callable, Iterator
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from zope.interface import implementer
 
+from proxykit.core.budget import Budget, Use, none_left
 from proxykit.core.waiting import Full
 from proxykit.errors import OUT_OF_DESCRIPTORS, ProxyError, Retry, Side, refusal
 from proxykit.interfaces import IAccountant
@@ -27,17 +27,9 @@ if TYPE_CHECKING:
     from proxykit.core.registry import BackendState
 
 
-class Use(IntEnum):
-    """What a lease is used for at the moment."""
-
-    RESERVED = 0  # its socket is being connected
-    ACTIVE = 1  # it carries somebody's traffic
-    IDLE = 2  # it waits in a pool
-    RELEASED = 3  # its socket is closed
-
-
 # Finding a member of an enumeration takes as long as all that is then done with it.
 _ACTIVE, _IDLE = Use.ACTIVE, Use.IDLE
+_free = attrgetter("free")
 
 #: From one use to the next. RELEASED is final: a lease is given back once.
 TRANSITIONS: tuple[tuple[Use, ...], ...] = (
@@ -48,62 +40,17 @@ TRANSITIONS: tuple[tuple[Use, ...], ...] = (
 )
 
 
-class Budget:
-    """The source ports of one key, and what they are used for.
-
-    :ivar size: how many the kernel has.
-    :ivar limit: how many are handed out: the size less the headroom.
-    :ivar counts: how many leases are in each :class:`Use`; of those released, how many ever.
-    """
-
-    __slots__ = ("counts", "dropped", "key", "limit", "refused", "size")
-
-    def __init__(self, key: BudgetKey, size: int, headroom: float) -> None:
-        self.key = key
-        self.size = size
-        #: Whether it is no longer in the book; nobody has a lease on it.
-        self.dropped = False
-        # Rounded first: 100 * 0.07 is a hair more than 7.
-        self.limit = size - math.ceil(round(size * headroom, 6))
-        self.counts = [0] * len(Use)
-        #: Backends that were told there is none, in that order; they hear when one comes free.
-        self.refused: dict[BackendState, None] = {}
-
-    @property
-    def used(self) -> int:
-        """How many are out."""
-        return self.counts[Use.RESERVED] + self.counts[Use.ACTIVE] + self.counts[Use.IDLE]
-
-    @property
-    def free(self) -> int:
-        """How many more are handed out."""
-        return self.limit - self.used
-
-    def snapshot(self) -> dict[str, Any]:
-        """One budget as ``/api/ports`` shows it."""
-        return {
-            "protocol": self.key.protocol,
-            "source": self.key.source,
-            "destination": self.key.destination_text,
-            "size": self.size,
-            "active": self.counts[Use.ACTIVE],
-            "idle": self.counts[Use.IDLE],
-            "reserved": self.counts[Use.RESERVED],
-            # The kernel's own view is not read yet: what it holds beyond our sockets is not known.
-            "time_wait": 0,
-            "foreign": 0,
-            "free": self.free,
-            "forecast_seconds": None,
-        }
-
-
 class Lease:
     """One source port (where there is one to have) and one of a backend's connections.
 
     It belongs to a socket, not to a request: an idle pooled socket keeps it.
+
+    :ivar port: the source port, once the kernel has picked it.
+    :ivar closed_by: who ended the connection first: ``proxy``, ``backend``, or ``reset``, after
+        which nothing rests; empty: that is not known, or it was never made.
     """
 
-    __slots__ = ("_accountant", "_backend", "_budget", "use")
+    __slots__ = ("_accountant", "_backend", "_budget", "closed_by", "port", "use")
 
     def __init__(
         self, accountant: Accountant, budget: Budget | None, backend: BackendState
@@ -112,9 +59,35 @@ class Lease:
         self._budget = budget
         self._backend = backend
         self.use = Use.RESERVED
+        self.port = 0
+        self.closed_by = ""
         backend.connections += 1
         if budget is not None:
-            budget.counts[Use.RESERVED] += 1
+            budget.counts[0] += 1
+            budget.free -= 1
+
+    @property
+    def source(self) -> str:
+        """The address that its socket is to be bound to; empty: the kernel chooses."""
+        budget = self._budget
+        return budget.key.source if budget is not None and self._accountant.binds(budget) else ""
+
+    @property
+    def way(self) -> str:
+        """From where to where it leads, for messages."""
+        return self._budget.way if self._budget is not None else f"to {self._backend.address}"
+
+    def named(self, port: int) -> None:
+        """The kernel has picked its port."""
+        self.port = port
+        if self._budget is not None:
+            self._budget.named(port)
+
+    def denied(self, why: str) -> None:
+        """The kernel has no port for it, whatever the book says; ``release`` comes next."""
+        if self._budget is not None:
+            self._budget.denied()
+            self._accountant.denied(self._budget, why)
 
     def connected(self) -> None:
         """Its socket is connected and carries traffic."""
@@ -155,8 +128,15 @@ class Lease:
         :raises ValueError: it has been given back already.
         """
         self._move(Use.RELEASED)
-        self._backend.connections -= 1
-        self._accountant._released(self._budget, self._backend)
+        backend, budget, by = self._backend, self._budget, self.closed_by
+        backend.connections -= 1
+        if by:
+            backend.closed_first[by] += 1
+        if budget is not None:
+            rests, accountant = by == "proxy", self._accountant
+            now = accountant.seconds() if rests and budget.reuses else 0.0
+            budget.left(self.port, rests, accountant.second, now)
+        self._accountant._released(budget, backend)
 
     def _move(self, use: Use) -> None:
         if use not in TRANSITIONS[self.use]:
@@ -172,18 +152,38 @@ class Lease:
 class Accountant:
     """See ``IAccountant``.
 
-    :param ports: what the kernel picks source ports from.
-    :param headroom: the share of each budget that is never handed out.
+    :param ports: what source ports are picked from.
     :param source_of: tells the local IP address from which the kernel connects to an IP address;
         raises OSError when there is no way.
+    :ivar addresses: the local addresses that sockets are bound to; for a destination of a family
+        that has none the kernel chooses.
+    :ivar late: whether a port is picked when the destination is known, so that many destinations
+        may share one; else it is one connection's alone.
+    :param seconds: tells the time.
+    :ivar reuse: ``net.ipv4.tcp_tw_reuse``.
+    :ivar second: a count of seconds.
+    :ivar on_denied: is told of a budget whose ports the kernel did not give, and why.
     """
 
     def __init__(
-        self, ports: PortRange, source_of: Callable[[str], str], headroom: float = 0.02
+        self,
+        ports: PortRange,
+        source_of: Callable[[str], str],
+        headroom: float = 0.02,
+        addresses: tuple[str, ...] = (),
+        late: bool = True,
+        reuse: int = 0,
+        seconds: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._ports = ports
-        self._source_of = source_of
+        self.ports = ports
         self.headroom = headroom
+        self.addresses = addresses
+        self.late = late
+        self.reuse = reuse
+        self.second = 0
+        self.on_denied: Callable[[Budget, str], object] | None = None
+        self.seconds = seconds
+        self._source_of = source_of
         self._budgets: dict[BudgetKey, Budget] = {}
 
     def lease(self, backend: BackendState) -> Lease | Full:
@@ -198,22 +198,44 @@ class Accountant:
                 return Full(error.message)  # Those that it has will be free, or closed.
             raise
         if budget is not None and budget.free <= 0:
-            budget.refused.setdefault(backend)
-            return Full(
-                f"no source port is left from {budget.key.source} to"
-                f" {budget.key.destination_text} ({budget.used} of {budget.size} in use,"
-                f" {budget.size - budget.limit} kept as headroom)",
-                ports=True,
-            )
+            budget = self._grown(backend.pages)
+        if budget is not None and budget.free <= 0:
+            for each in backend.pages:
+                each.refused.setdefault(backend)
+            return Full(none_left(backend.pages), ports=True)
         return Lease(self, budget, backend)
 
     def _page(self, backend: BackendState) -> Budget:
-        """As ``budget``, which is found at the backend as long as the source stays the same."""
-        page = backend.page
-        source = self._source(backend.address)
-        if page is None or page.dropped or page.key.source != source:
-            page = backend.page = self.budget(backend.address)
-        return page
+        """The page with the most free ports of those that this backend may use."""
+        pages = backend.pages
+        if pages and self.binds(pages[0]):
+            page = pages[0] if len(pages) == 1 else max(pages, key=_free)
+            if not page.dropped:
+                return page
+        elif pages and not pages[0].dropped:
+            # The kernel says which it is, and may say another one by now.
+            page = pages[0]
+            if page.key.source == self._source(backend.address):
+                return page
+        pages = backend.pages = self.budgets(backend.address)
+        return max(pages, key=_free)
+
+    def _grown(self, pages: tuple[Budget, ...]) -> Budget:
+        """The page with the most free ports, by now."""
+        now = self.seconds()
+        for page in pages:
+            if page.reuses:
+                page.grow(now)
+        return max(pages, key=_free)
+
+    def _bound(self, address: Address) -> tuple[str, ...]:
+        """The addresses to bind to for a destination; none: the kernel chooses."""
+        is_v6 = ":" in address.host
+        return tuple(each for each in self.addresses if (":" in each) == is_v6)
+
+    def binds(self, budget: Budget) -> bool:
+        """Whether a socket of this budget is to be bound to its source."""
+        return budget.key.source in self.addresses
 
     def _source(self, address: Address) -> str:
         try:
@@ -229,37 +251,97 @@ class Accountant:
                 kind="destination_ip_unroutable",
             ) from error
 
-    def budget(self, address: Address) -> Budget:
-        """The page for one destination; a new one where there was none.
+    def budgets(self, address: Address) -> tuple[Budget, ...]:
+        """The pages for one destination, one for each source; new ones where there were none.
 
         :raises ProxyError: there is no way from here to that address.
         """
-        source = self._source(address)
-        # Sockets are connected without a bind, so the kernel may use one port for many
-        # destinations: the key is all four.
-        key = BudgetKey("tcp", source, address.host, address.port)
+        bound = self._bound(address)
+        if bound and not self.late:
+            return tuple(self._budget(BudgetKey("tcp", source)) for source in bound)
+        return tuple(
+            self._budget(BudgetKey("tcp", source, address.host, address.port))
+            for source in bound or (self._source(address),)
+        )
+
+    def _budget(self, key: BudgetKey) -> Budget:
         budget = self._budgets.get(key)
         if budget is None:
-            budget = self._budgets[key] = Budget(key, self._ports.size, self.headroom)
+            made = Budget(key, self.ports.size, self.headroom, self.reuse)
+            budget = self._budgets[key] = made
         return budget
 
     def keep_only(self, addresses: set[Address]) -> None:
         """Drop pages that are empty and whose destination is not among these."""
         for key, budget in tuple(self._budgets.items()):
-            if not budget.used and Address(key.destination, key.port) not in addresses:
+            wanted = key.source in self.addresses  # from there to anywhere
+            if key.destination:
+                wanted = Address(key.destination, key.port) in addresses
+            if not (wanted or budget.used):
                 budget.dropped = True
                 del self._budgets[key]
+
+    def __iter__(self) -> Iterator[Budget]:
+        return iter(tuple(self._budgets.values()))
 
     def snapshot(self) -> list[dict[str, Any]]:
         """All budgets, as ``/api/ports`` shows them."""
         return [budget.snapshot() for budget in self._budgets.values()]
 
-    def _released(self, budget: Budget | None, backend: BackendState) -> None:
-        if budget is not None and budget.refused:
-            # In the order they were refused, as long as there is something to offer; who is not
-            # reached comes first the next time, so that no cluster starves beside another.
+    # What the kernel tells.
+
+    def measure(self, ports: PortRange, reuse: int) -> None:
+        """The kernel's settings are these by now."""
+        if (ports, reuse) != (self.ports, self.reuse):
+            self.ports, self.reuse = ports, reuse
+            for budget in self:
+                budget.measure(ports.size, self.headroom, reuse)
+                self._serve(budget)
+
+    def tick(self, blind: bool = False) -> None:
+        """Another second has passed.
+
+        :param blind: whether nobody reads what the kernel shows.
+        """
+        self.second += 1
+        for budget in self:
+            if budget.time_wait:
+                budget.age(self.second)
+            if budget.reuses:
+                budget.grow(self.seconds())
+            if blind and budget.unseen:
+                budget.forgive()
+            if budget.refused:
+                self._serve(budget)
+
+    def read(self, budgets: list[Budget], listening: int) -> None:
+        """The kernel has shown all that there is on these pages.
+
+        :param listening: how many ports of the range listening sockets have.
+        """
+        for budget in budgets:
+            budget.end_reading(listening)
+        for budget in budgets:
+            self._serve(budget)
+
+    def denied(self, budget: Budget, why: str) -> None:
+        """See ``Lease.denied``."""
+        if self.on_denied is not None:
+            self.on_denied(budget, why)
+
+    def _serve(self, budget: Budget) -> None:
+        """There may be ports again: tell who was refused.
+
+        In the order they were refused, as long as there is something to offer; who is not reached
+        comes first the next time, so that no cluster starves beside another.
+        """
+        if budget.refused:
             waiting, budget.refused = list(reversed(budget.refused)), {}
             while waiting and budget.free > 0:
                 waiting.pop().wake()
             budget.refused = dict.fromkeys([*reversed(waiting), *budget.refused])
+
+    def _released(self, budget: Budget | None, backend: BackendState) -> None:
+        if budget is not None and budget.refused:
+            self._serve(budget)
         backend.wake()

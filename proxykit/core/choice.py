@@ -47,6 +47,7 @@ class Choice:
         "started",
         "ticket",
         "tried",
+        "waited",
     )
 
     def __init__(
@@ -72,6 +73,8 @@ class Choice:
         self.shareable = False
         #: Whether what is sent on it may be sent again, should the connection turn out to be dead.
         self.repeatable = False
+        #: Seconds that it has stood in the queue, and left it for something that came to nothing.
+        self.waited = 0.0
         #: Whether it is to wait for room; not when the client seems to have left.
         self.may_wait = True
 
@@ -83,7 +86,7 @@ class Choice:
     def leave_queue(self) -> None:
         """Give up its place there, if it has one."""
         if self.ticket is not None:
-            self.ticket.leave()
+            self.waited += self.ticket.leave()
             self.ticket = None
 
 

@@ -20,6 +20,7 @@ on another try: a mode that loses an upstream later asks ``again``.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, fail
@@ -75,12 +76,11 @@ class Flow:
         :param attempt: the one that had it; it ends here.
         :returns: as ``upstream`` does; it fails with ``error`` where another try is not safe.
         """
-        choice = attempt.choice
         try:
             self._note(attempt, error)
         except ProxyError:
             return fail(error.with_traceback(None))
-        return self.upstream(choice)
+        return self.upstream(attempt.choice)
 
     def _try(self, choice: Choice) -> Attempt | Full | None:
         """Try one backend after the other.
@@ -120,12 +120,11 @@ class Flow:
         choice.error = error
         if error.retry is Retry.REUSED_ONLY:
             choice.fresh = True  # The same backend may have it, on a connection of its own.
-        else:
+        elif error.retry is not Retry.OTHER_PORT:
             choice.tried.add(backend)
             if choice.ticket is not None:
                 choice.ticket.picky = True
-        begun = choice.started or 0.0
-        late = self.clock.seconds() - begun > choice.cluster.config.deadline
+        late = self.clock.seconds() - (choice.started or 0.0) > choice.cluster.config.deadline
         if error.retry is Retry.NEVER or late:
             raise error
 
@@ -154,7 +153,8 @@ class Flow:
         if not choice.may_wait:
             raise refusal(f"the client has left; {full.what}")
         queue, name = choice.cluster.queue, choice.cluster.config.name
-        choice.ticket = queue.join(lambda: self._serve(choice), lambda: self._late(choice, full))
+        serve, late = partial(self._serve, choice), partial(self._late, choice, full)
+        choice.ticket = queue.join(serve, late, choice.waited)
         if choice.ticket is None:
             raise refusal(f"{full.what}; the queue of {name} is full (queue = {queue.limit})")
         choice.ticket.picky = bool(choice.tried)

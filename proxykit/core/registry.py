@@ -18,7 +18,7 @@ from proxykit.core.waiting import Full, Queue
 from proxykit.interfaces import IRegistry
 
 if TYPE_CHECKING:
-    from proxykit.core.accountant import Budget
+    from proxykit.core.budget import Budget
     from proxykit.core.deadlines import Deadlines
     from proxykit.interfaces import IBalancer
     from proxykit.model import Address, Backend, Cluster
@@ -41,6 +41,7 @@ class BackendState:
 
     __slots__ = (
         "address",
+        "closed_first",
         "cluster",
         "config",
         "connections",
@@ -48,7 +49,7 @@ class BackendState:
         "failures",
         "full",
         "in_flight",
-        "page",
+        "pages",
         "removed",
         "served",
         "shelf",
@@ -72,8 +73,11 @@ class BackendState:
         self.state: State = "up"
         self.removed = False
         self.full: Full | None = None
-        #: The accountant's note: the page that its last lease was on.
-        self.page: Budget | None = None
+        #: Of its connections that have ended, how many were ended by whom first: there the port
+        #: rests in TIME_WAIT, after a reset nowhere.
+        self.closed_first = {"proxy": 0, "backend": 0, "reset": 0}
+        #: The accountant's note: the pages that its leases are on, one for each source.
+        self.pages: tuple[Budget, ...] = ()
         #: The pool's note: where this backend's connections lie.
         self.shelf: Any = None
 
@@ -138,6 +142,7 @@ class BackendState:
             "connections": self.connections,
             "served": self.served,
             "failures": self.failures,
+            "closed_first": dict(self.closed_first),
             "full": self.full.what if self.full is not None else None,
         }
 

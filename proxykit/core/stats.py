@@ -8,6 +8,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Any
 
+from proxykit.core.sharing import OPAQUE
+
 #: Upper bounds of the buckets for how long connections last, in seconds.
 SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 600.0, 3600.0)
 
@@ -40,12 +42,14 @@ class Relayed:
     """What a listener has relayed since the start.
 
     :ivar ended: connections that are over, by what ended them: a fixed set of short texts.
+    :ivar relayed: those that got a backend's connection, each one of its own.
     """
 
-    __slots__ = ("bytes_down", "bytes_up", "ended", "refused", "seconds")
+    __slots__ = ("bytes_down", "bytes_up", "ended", "refused", "relayed", "seconds")
 
     def __init__(self) -> None:
         self.refused = 0
+        self.relayed = 0
         self.bytes_up = 0
         self.bytes_down = 0
         self.ended: dict[str, int] = {}
@@ -63,6 +67,7 @@ class Relayed:
         return {
             "refused": self.refused,
             "ended": dict(self.ended),
+            "own": {OPAQUE: self.relayed} if self.relayed else {},
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
             "seconds": self.seconds.snapshot(),
@@ -99,11 +104,10 @@ class Requests:
     :ivar repeated: those that were sent again, for that connection turned out to be dead.
     :ivar refused: messages that broke a rule, by the rule: a fixed set of short texts.
     :ivar failed: requests that no backend answered, by the type of error: another fixed set.
-    :ivar private: connections that were kept for one client, by the reason.
     """
 
-    __slots__ = ("bytes_down", "bytes_up", "failed", "private", "refused", "repeated", "reused",
-                 "seconds", "statuses")  # fmt: skip
+    __slots__ = ("bytes_down", "bytes_up", "failed", "refused", "repeated", "reused", "seconds",
+                 "statuses")  # fmt: skip
 
     def __init__(self) -> None:
         self.statuses = [0] * 10
@@ -113,7 +117,6 @@ class Requests:
         self.bytes_down = 0
         self.refused: dict[str, int] = {}
         self.failed: dict[str, int] = {}
-        self.private: dict[str, int] = {}
         self.seconds = Histogram(SECONDS)
 
     @staticmethod
@@ -134,7 +137,6 @@ class Requests:
             "repeated": self.repeated,
             "refused": dict(self.refused),
             "failed": dict(self.failed),
-            "private": dict(self.private),
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
             "seconds": self.seconds.snapshot(),

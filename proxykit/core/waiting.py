@@ -42,21 +42,26 @@ class Ticket:
     :ivar picky: whether something that another one could use may be of no use to it.
     """
 
-    __slots__ = ("_deadline", "_queue", "late", "picky", "serve")
+    __slots__ = ("_deadline", "_queue", "_since", "late", "picky", "serve")
 
     def __init__(self, queue: Queue, serve: Callable[[], bool], late: Callable[[], object]) -> None:
         self._queue = queue
         self._deadline: Deadline | None = None
+        self._since = queue._deadlines.clock.seconds()
         self.serve = serve
         self.late = late
         self.picky = True
 
-    def leave(self) -> None:
-        """Give the place up: served, gone, or too late. Leaving twice does nothing."""
+    def leave(self) -> float:
+        """Give the place up: served, gone, or too late. Leaving twice does nothing more.
+
+        :returns: seconds since it was taken.
+        """
         self._queue._tickets.pop(self, None)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+        return self._queue._deadlines.clock.seconds() - self._since
 
     def _expire(self) -> None:
         self.leave()
@@ -97,12 +102,16 @@ class Queue:
         """Whether something is being offered to those who wait; a newcomer has to join them."""
         return self._waking and bool(self._tickets)
 
-    def join(self, serve: Callable[[], bool], late: Callable[[], object]) -> Ticket | None:
+    def join(
+        self, serve: Callable[[], bool], late: Callable[[], object], waited: float = 0.0
+    ) -> Ticket | None:
         """Take a place at the end; None: there is none.
 
         :param serve: is called when there may be room. It leaves the queue and returns True, or
             returns False when it still has to wait.
         :param late: is called at the deadline, after the place was given up.
+        :param waited: seconds that it has stood here before, and was served with something that
+            came to nothing: they count.
         """
         if len(self._tickets) >= self.limit:
             self.refused += 1
@@ -111,7 +120,9 @@ class Queue:
         self._tickets[ticket] = None
         if self._waking:
             self._again = True  # It may be served in this very pass, behind the others.
-        ticket._deadline = self._deadlines.add(self.timeout, ticket._expire)
+        # Rounded, for each duration has a queue of its own there.
+        left = max(0.0, round(self.timeout - waited, 1)) if waited else self.timeout
+        ticket._deadline = self._deadlines.add(left, ticket._expire)
         return ticket
 
     def wake(self, everyone: bool = False) -> None:

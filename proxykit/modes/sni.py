@@ -259,8 +259,8 @@ class SniFactory(TcpFactory):
         self._rarely.warn(
             self.log,
             reason,
-            "{listener}: {client} refused: {why}",
-            listener=info.listener,
+            "{connection}: {client} refused: {why}",
+            connection=info.name,
             client=address_text(info.client),
             why=why,
         )

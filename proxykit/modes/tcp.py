@@ -20,10 +20,12 @@ from zope.interface import implementer
 from proxykit.checks import positive_seconds
 from proxykit.core.choice import Attempt, Choice
 from proxykit.core.routing import Everything
+from proxykit.core.sharing import L4, NO_BACKEND, OPAQUE, explained
 from proxykit.core.stats import Relayed
 from proxykit.errors import ProxyError
-from proxykit.interfaces import IMode, ISnapshot
+from proxykit.interfaces import IExplains, IMode, ISnapshot
 from proxykit.model import ConnInfo, Listener, address_text
+from proxykit.net.closing import resets
 from proxykit.net.relay import Relay, RelaySide, tune
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ EARLY_BYTES = 65536
 #: Seconds that a connect goes on for a client that has sent its end and nothing else: it has left,
 #: or it wants to be told something without asking.
 LEAVING = 1.0
+#: What the log says of each connection to a backend: see core/sharing.py.
+OWN = " (own: opaque bytes)"
 
 
 @frozen
@@ -80,7 +84,7 @@ class UpstreamSide(RelaySide):
         super().connectionLost(reason)
 
 
-@implementer(ISnapshot)
+@implementer(ISnapshot, IExplains)
 class TcpProtocol(RelaySide):
     """The relay's connection to the client."""
 
@@ -149,7 +153,9 @@ class TcpProtocol(RelaySide):
             factory.flow.deadlines,
             factory.settings.idle_timeout,
             self._ended,
+            resets(attempt.backend),
         )
+        factory.stats.relayed += 1
         if len(early) >= EARLY_BYTES and not self.read_ended:
             self.transport.resumeProducing()
         relay.start(early)
@@ -165,8 +171,8 @@ class TcpProtocol(RelaySide):
         self._stay()
         self.factory.stats.refused += 1
         self.factory.log.warn(
-            "{listener}: {client} refused: {why}",
-            listener=self.info.listener,
+            "{connection}: {client} refused: {why}",
+            connection=self.info.name,
             client=address_text(self.info.client),
             why=why,
         )
@@ -227,12 +233,13 @@ class TcpProtocol(RelaySide):
         if factory.settings.log_connections:
             assert self._cluster is not None
             factory.log.info(
-                "{listener}: {client} -> {cluster} {backend}: {up} bytes up, {down} bytes down,"
-                " {duration:.3f} s, {why}",
-                listener=self.info.listener,
+                "{connection}: {client} -> {cluster} {backend}{own}: {up} bytes up,"
+                " {down} bytes down, {duration:.3f} s, {why}",
+                connection=self.info.name,
                 client=self._client_text(),
                 cluster=self._cluster.config.name,
                 backend=attempt.backend.address if attempt is not None else "-",
+                own=OWN if attempt is not None else "",
                 up=self.received,
                 down=down,
                 duration=duration,
@@ -255,6 +262,10 @@ class TcpProtocol(RelaySide):
             "bytes_down": attempt.upstream.received if attempt else 0,
             "seconds": round(self.factory.flow.clock.seconds() - self._started, 3),
         }
+
+    def explain(self) -> dict[str, Any]:
+        """See ``IExplains``."""
+        return explained(L4, False, OPAQUE) if self._attempt else explained(L4, None, NO_BACKEND)
 
 
 @implementer(ISnapshot)

@@ -7,8 +7,9 @@ import socket
 from contextlib import suppress
 from errno import EINPROGRESS
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from attrs import frozen
 from twisted.internet import error, tcp, unix
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -17,14 +18,45 @@ from twisted.internet.protocol import Protocol
 from twisted.python import lockfile
 from twisted.python.failure import Failure
 
+from proxykit.net.kernel import narrow
 from proxykit.net.transport import Short, UNIXShort
+
+if TYPE_CHECKING:
+    from proxykit.model import PortRange
 
 #: linux/in.h: leave the choice of a port to connect(), which knows the destination.
 IP_BIND_ADDRESS_NO_PORT = 24
+#: net/tcp_states.h: the other side has ended.
+_CLOSE_WAIT = 8
+
+
+@frozen
+class Source:
+    """Where a connection is to leave from: the reactor's ``connectTCP`` takes it as bindAddress.
+
+    :ivar address: empty: the kernel's choice.
+    :ivar ports: to pick from; None: all that the kernel picks from.
+    """
+
+    address: str = ""
+    ports: PortRange | None = None
+
+    def bind(self, skt: socket.socket) -> None:
+        """Tell the kernel so.
+
+        :raises OSError: the address is not here, or the kernel knows no such ranges.
+        """
+        if self.ports is not None:
+            narrow(skt, self.ports)
+        if self.address:
+            _bind_late(skt, self.address, 0)
 
 
 class _Connecting:
     """Mixed into a stock ``BaseClient``: its way from a socket to a connection."""
+
+    #: Whether our end was sent before the other side's had come.
+    ended_first = False
 
     def _connect(self: Any, family: int, address: Any) -> None:
         """Open the connection. Whatever comes of it comes in a later turn."""
@@ -81,6 +113,10 @@ class _Connecting:
         """Before it was connected: an error that the socket knows. After that, as always."""
         if self.connected or not hasattr(self, "socket"):
             connector = self.connector
+            # Who counts ports has to know before they are given back.
+            closing = getattr(connector.factory, "connection_closes", None)
+            if closing is not None and self.connected:
+                closing(self._first_to_close(reason))
             try:
                 super().connectionLost(reason)
             finally:
@@ -91,6 +127,21 @@ class _Connecting:
             number = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             known = error.getConnectError((number, os.strerror(number)))
             self.failIfNotConnected(known if number else error.ConnectError(string=str(reason)))
+
+    def _first_to_close(self: Any, reason: Failure) -> str:
+        if not isinstance(reason.value, error.ConnectionDone):
+            return "reset"
+        return "proxy" if self.ended_first or not self._has_its_end() else "backend"
+
+    def _has_its_end(self: Any) -> bool:
+        """Whether the other side's end has come, be it read or not."""
+        ended: bool = self.ended
+        return ended
+
+    def _closeWriteConnection(self: Any) -> None:
+        """As always; noted, for it may be what keeps the port in TIME_WAIT."""
+        self.ended_first = not self._has_its_end()
+        super()._closeWriteConnection()
 
     @property
     def logstr(self: Any) -> str:
@@ -124,6 +175,12 @@ class TCPClient(_Connecting, Short, tcp.Client):
         self.connector = connector
         self._connect(self.addressFamily, self.addr)
 
+    def _has_its_end(self) -> bool:
+        if self.ended:
+            return True
+        state: int = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        return state == _CLOSE_WAIT
+
     def createInternetSocket(self) -> socket.socket:
         """For the stock way: a socket that will bind late as well."""
         skt: socket.socket = super().createInternetSocket()
@@ -143,20 +200,28 @@ def bind_late(skt: socket.socket, binding: Any) -> None:
     After a plain bind to port 0 the kernel keeps (protocol, address, port) unique, whatever the
     destination; a late one shares each port among destinations (ip(7), IP_BIND_ADDRESS_NO_PORT).
 
-    :param binding: as ``connectTCP`` takes it: an address and a port, or a ``tcp.Binding``.
+    :param binding: as ``connectTCP`` takes it: an address and a port, a ``tcp.Binding``, or a
+        :class:`Source`.
     :raises OSError: the address is not here, or the port is taken.
     """
+    if isinstance(binding, Source):
+        binding.bind(skt)
+        return
     if isinstance(binding, tuple):
         binding = tcp.makeBinding(*binding)
     if binding._reuseAddress:
         skt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if binding._reusePort:
         skt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    if not binding._port:
+    _bind_late(skt, binding._address, binding._port)
+
+
+def _bind_late(skt: socket.socket, address: str, port: int) -> None:
+    if not port:
         with suppress(OSError):  # Linux before 4.2 binds early.
             skt.setsockopt(socket.SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1)
-    known = _literal(binding._address, binding._port)
-    skt.bind(known[1] if known is not None else (binding._address, binding._port))
+    known = _literal(address, port)
+    skt.bind(known[1] if known is not None else (address, port))
 
 
 @lru_cache(maxsize=4096, typed=True)

@@ -9,15 +9,16 @@ import errno
 import os
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.error import ConnectError, ConnectionDone
+from twisted.internet.error import ConnectBindError, ConnectError, ConnectionDone
 from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from proxykit.core.accountant import Use
+from proxykit.core.budget import Use
 from proxykit.core.waiting import Full
 from proxykit.errors import (
     OUT_OF_DESCRIPTORS,
@@ -28,6 +29,7 @@ from proxykit.errors import (
     refusal,
 )
 from proxykit.interfaces import IConnector
+from proxykit.net.clients import Source
 from proxykit.net.lost import guard_making, unhook_lost, when_lost, when_made
 from proxykit.net.terminate import reason_of
 from proxykit.net.tls_client import TlsClient, WrongCertificate
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from proxykit.core.choice import Attempt
     from proxykit.core.deadlines import Deadline, Deadlines
     from proxykit.interfaces import IAccountant
-    from proxykit.model import ClusterTls
+    from proxykit.model import ClusterTls, PortRange
     from proxykit.net.tls import Tls
 
 _log = Logger()
@@ -61,10 +63,14 @@ class Connector:
     :param reactor: connects them: an ``IReactorTCP`` and ``IReactorUNIX``.
     :param accountant: leases the ports for them.
     :param deadlines: keeps the connect timeouts.
+    :ivar ports: the source ports to use; None: all that the kernel picks from. Only the proxykit
+        reactor can do with less.
     """
 
     def __init__(self, reactor: Any, accountant: IAccountant, deadlines: Deadlines) -> None:
+        self.ports: PortRange | None = None
         self._reactor = reactor
+        self._late = getattr(reactor, "binds_late", False)
         self._accountant = accountant
         self._tls: dict[ClusterTls, TlsClient] = {}
         self._deadlines = deadlines
@@ -80,6 +86,13 @@ class Connector:
         if client is None:
             client = self._tls[settings] = TlsClient(settings)
         return client
+
+    def _source(self, lease: Lease) -> Source | tuple[str, int] | None:
+        """What ``connectTCP`` is told of where a connection is to leave from."""
+        address = lease.source
+        if self._late and (address or self.ports):
+            return Source(address, self.ports)
+        return (address, 0) if address else None
 
     def attempt(self, attempt: Attempt) -> bool | Full:
         """See ``IConnector.attempt``: takes a lease and begins to connect."""
@@ -103,8 +116,14 @@ class Connector:
             if backend.address.is_unix:
                 connecting.connector = self._reactor.connectUNIX(host, connecting, None)
             else:
-                connecting.connector = self._reactor.connectTCP(host, port, connecting, None)
+                source = self._source(lease)
+                leave_from = () if source is None else (source,)
+                connecting.connector = self._reactor.connectTCP(
+                    host, port, connecting, None, *leave_from
+                )
+                connecting.name()
         except BaseException as problem:
+            connecting.maybe_denied(problem)
             connecting.over()
             if isinstance(problem, OSError):
                 raise connecting.error(problem) from problem
@@ -136,6 +155,15 @@ class _Connecting(ClientFactory):
         self._late = False
         self._begun = False
         self._failed: ProxyError | None = None
+
+    def name(self) -> None:
+        """Note the port that the kernel has picked, if it has by now."""
+        skt = getattr(getattr(self.connector, "transport", None), "socket", None)
+        if skt is not None and not self._lease.port:
+            with suppress(OSError):  # It is lost already, and says so itself.
+                port = skt.getsockname()[1]
+                if port:
+                    self._lease.named(port)
 
     def doStart(self) -> None:
         """There is one connection, and nothing to start for it."""
@@ -191,6 +219,8 @@ class _Connecting(ClientFactory):
             protocol = self._nobody(bug)
         self._protocol = protocol
         self._lease.connected()
+        if not (self._lease.port or self._backend.address.is_unix):
+            self.name()
         when_lost(protocol, self._lost)
         if introduction:
             when_made(protocol, partial(_introduce, introduction))
@@ -258,8 +288,19 @@ class _Connecting(ClientFactory):
 
     def clientConnectionFailed(self, connector: ITwistedConnector, reason: Failure) -> None:
         """It is not connected, and its socket is closed."""
+        self.maybe_denied(reason.value)
         self.over()
         self._settle(lambda: self.error(reason.value))
+
+    def maybe_denied(self, cause: object) -> None:
+        """Tell the accountant where the kernel has no port."""
+        if _number(cause) in OUT_OF_PORTS and not self._late:
+            self._lease.denied(self.error(cause).message)
+
+    def connection_closes(self, by: str) -> None:
+        """The reactor's word on who is the first to close it, as ``Lease.closed_by`` has it."""
+        if self._lease.use is not Use.RELEASED:
+            self._lease.closed_by = by
 
     def _settle(self, error: Callable[[], ProxyError]) -> None:
         """It has failed, if it is still anybody's."""
@@ -284,16 +325,19 @@ class _Connecting(ClientFactory):
                 status=504,
                 kind="connection_timeout",
             )
-        number = cause.osError if isinstance(cause, ConnectError) else None
-        number = cause.errno if isinstance(cause, OSError) else number
+        number = _number(cause)
         text = str(cause).partition("\n")[0] or repr(cause)
         why = os.strerror(number) if isinstance(number, int) else text
         message = f"connect to {address} failed: {why}"
         if number in OUT_OF_PORTS:
+            message = f"the kernel has no source port left {self._lease.way}"
+            source = self._lease.source
+            if source and isinstance(cause, ConnectBindError) and number == errno.EADDRNOTAVAIL:
+                message = f"{source} is not an address of this machine"
             return ProxyError(
                 message,
                 side=Side.PROXY,
-                retry=Retry.ALWAYS,
+                retry=Retry.OTHER_PORT,
                 status=503,
                 kind="connection_limit_reached",
             )
@@ -301,6 +345,13 @@ class _Connecting(ClientFactory):
             return refusal(message)  # Every other backend would need one as well.
         kind = _KINDS.get(number or 0, "destination_unavailable")
         return ProxyError(message, side=Side.UPSTREAM, retry=Retry.ALWAYS, status=502, kind=kind)
+
+
+def _number(cause: object) -> int | None:
+    """What the kernel calls it."""
+    if isinstance(cause, OSError):
+        return cause.errno
+    return cause.osError if isinstance(cause, ConnectError) else None
 
 
 def _introduce(introduction: bytes, transport: Any) -> None:

@@ -25,7 +25,8 @@ from twisted.internet.defer import CancelledError
 from proxykit.core.choice import Attempt, Choice
 from proxykit.core.routing import normal_path, redirect_url, rewritten
 from proxykit.errors import ProxyError, Retry
-from proxykit.model import AccessEntry, HttpRoute
+from proxykit.model import HttpRoute
+from proxykit.net.entries import entry_of
 from proxykit.net.serving import Outgoing, Reply, apply
 from proxykit.wire.forwarding import proxy_status, reason_of
 from proxykit.wire.http1fields import Fields
@@ -328,13 +329,17 @@ class Exchange(Choice):
         for upstream in (self.upstream, self.lost):
             if upstream is not None:
                 upstream.abandon()
-        self.upstream = self.lost = None
+        self._has_lost()
+
+    def _has_lost(self) -> None:
+        """There is no upstream any more; the access log may want to know what became of it."""
+        self.lost, self.upstream = self.upstream or self.lost, None
 
     def switched_back(self, received: int, why: str) -> None:
         """An upgraded connection is over."""
         if self.upstream is not None:
             self.received, self.sent = received, self.upstream.received
-        self.upstream = None
+        self._has_lost()
         self._close_books(why)
 
     def abandon(self, why: str) -> None:
@@ -347,7 +352,7 @@ class Exchange(Choice):
     def again(self, error: ProxyError) -> None:
         """It was lost before it answered: try another, if flow thinks that is safe."""
         assert self.attempt is not None
-        self.upstream = self.lost = None
+        self._has_lost()
         got = self.serving.flow.again(self.attempt, error)
         if error.retry is Retry.REUSED_ONLY:
             self.serving.stats.repeated += 1
@@ -358,13 +363,13 @@ class Exchange(Choice):
 
     def over(self) -> None:
         """The answer is complete, and the upstream has gone its own way."""
-        self.upstream = None
         self._close_books("")
+        self.upstream = None
         self.client.finished(self)
 
     def failed(self, error: ProxyError) -> None:
         """There will be no answer, or not the whole of it."""
-        self.upstream = None
+        self._has_lost()
         self.serving.failed(error)
         self.failure = error.message
         if self.responded:
@@ -430,34 +435,7 @@ class Exchange(Choice):
         seconds = now - self.started if self.started is not None else 0.0
         stats.seconds.observe(seconds)
         if serving.write_log is not None:
-            self._write_log(seconds, why)
-
-    def _write_log(self, seconds: float, why: str) -> None:
-        head, serving = self.head, self.serving
-        fields = Fields(head.fields.kept)
-        assert serving.write_log is not None
-        serving.write_log(
-            AccessEntry(
-                time=serving.flow.clock.seconds() - seconds,
-                listener=serving.name,
-                client=serving.client_text(self.client.info) or "unix:",
-                method=head.method.decode("ascii"),
-                target=head.target.decode("ascii"),
-                version=f"HTTP/1.{head.minor}",
-                host=head.host.decode("latin-1"),
-                status=self.status,
-                bytes_sent=self.sent,
-                bytes_received=self.received,
-                seconds=seconds,
-                referer=(fields.get("referer") or b"").decode("latin-1"),
-                user_agent=(fields.get("user-agent") or b"").decode("latin-1"),
-                request_id=self.request_id.decode("latin-1"),
-                cluster=self.route.cluster if self.route is not None else "",
-                backend=str(self.backend.address) if self.backend is not None else "",
-                reused=self.reused,
-                error=why,
-            )
-        )
+            serving.write_log(entry_of(self, seconds, why))
 
 
 def _lines(fields: Iterable[tuple[str, str]]) -> bytes:

@@ -14,21 +14,14 @@ from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import ISSLTransport
 from zope.interface import implementer
 
-from proxykit.interfaces import ISnapshot
+from proxykit.core.sharing import L7, NO_BACKEND, explained
+from proxykit.interfaces import IExplains, ISnapshot
 from proxykit.model import ConnInfo
-from proxykit.net.closing import Closing
+from proxykit.net.closing import Closing, unsent
 from proxykit.net.exchange import Exchange
-from proxykit.net.relay import RelaySide, tune, unsent
+from proxykit.net.relay import RelaySide, tune
 from proxykit.net.upgrade import Upgrade
-from proxykit.wire.forwarding import (
-    CLOSE_LINE,
-    KEEP_ALIVE_LINE,
-    Forwarding,
-    has_line,
-    own_response,
-    reason_of,
-    response_start,
-)
+from proxykit.wire.forwarding import Forwarding, reason_of, response_start
 from proxykit.wire.http1 import Refused, RequestReader
 from proxykit.wire.http1body import body_of, chunks
 
@@ -48,7 +41,7 @@ AHEAD_BYTES = 65536
 _WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
 
 
-@implementer(ISnapshot)
+@implementer(ISnapshot, IExplains)
 class Http1Downstream(RelaySide):
     """One client's connection. See this module.
 
@@ -278,17 +271,11 @@ class Http1Downstream(RelaySide):
             self.transport.write(start + b"\r\n")
 
     def reply(self, exchange: Exchange, status: int, text: str, lines: bytes) -> None:
-        request = exchange.head
         self._keep = self._goes_on(exchange)
-        if not has_line(lines, b"date"):
-            lines = self.serving.date_line() + lines
-        if not self._keep:
-            lines += CLOSE_LINE
-        elif not request.minor:
-            lines += KEEP_ALIVE_LINE
-        with_body = request.method != b"HEAD" and status not in (204, 304)
+        with_body = exchange.head.method != b"HEAD" and status not in (204, 304)
         exchange.sent = len(text.encode()) if with_body else 0
-        self.transport.write(own_response(status, text, lines, with_body))
+        serving, minor = self.serving, exchange.head.minor
+        self.transport.write(serving.own(status, text, lines, with_body, self._keep, minor))
 
     def finished(self, exchange: Exchange) -> None:
         self.exchange = None
@@ -391,9 +378,7 @@ class Http1Downstream(RelaySide):
     def _last_words(self, status: int, why: str) -> None:
         """Answer what is no request, and close."""
         text = f"{status} {reason_of(status)}: {why}\n"
-        self.transport.write(
-            own_response(status, text, self.serving.date_line() + CLOSE_LINE, True)
-        )
+        self.transport.write(self.serving.own(status, text, b"", True, False))
         self._body = _NOTHING
         self._end()
 
@@ -489,11 +474,21 @@ class Http1Downstream(RelaySide):
 
     def snapshot(self) -> dict[str, Any]:
         """See ``ISnapshot``."""
-        exchange = self._upgrade.exchange if self._upgrade is not None else self.exchange
+        exchange = self._present
         found: dict[str, Any] = {"requests": self.requests, "state": "idle"}
         if exchange is not None:
             found |= exchange.snapshot()
         return found
+
+    def explain(self) -> dict[str, Any]:
+        """See ``IExplains``."""
+        exchange = self._present
+        upstream = exchange.upstream if exchange is not None else self.private
+        return upstream.explain() if upstream is not None else explained(L7, None, NO_BACKEND)
+
+    @property
+    def _present(self) -> Exchange | None:
+        return self._upgrade.exchange if self._upgrade is not None else self.exchange
 
 
 #: In place of a body's reader: there may be more to come, and nobody will look at it.

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import ConnectionDone
 
+from proxykit.core import sharing
 from proxykit.errors import ProxyError, Retry, Side
-from proxykit.net.relay import FULL_READ, RelaySide, has_shortcuts, tune
+from proxykit.net.closing import settled
+from proxykit.net.http1_timeouts import Http1Timeouts
+from proxykit.net.relay import FULL_READ, has_shortcuts, tune
 from proxykit.net.shelf import POOLED_SLOTS, Pooled
 from proxykit.wire.forwarding import CLOSE_LINE
 from proxykit.wire.http1 import Refused, ResponseReader
@@ -32,22 +35,21 @@ if TYPE_CHECKING:
 SWITCHING = 101
 
 
-class Http1Upstream(RelaySide, Pooled):
+class Http1Upstream(Http1Timeouts, Pooled):
     """One connection to a backend. See this module.
 
     :param opening: told when it is connected; see ``Attempt.succeeded``.
     """
 
-    __slots__ = (*POOLED_SLOTS, "_address", "_answering", "_body", "_client_held", "_committed",
-                 "_keep", "_more_there", "_paused", "_progress", "_reader", "_response", "_serving",
-                 "_splicing", "_unsent", "exchange")  # fmt: skip
+    __slots__ = (*POOLED_SLOTS, "_body", "_committed", "_keep", "_more_there", "_reader",
+                 "_splicing")  # fmt: skip
 
     name = "backend"
     #: What is to be asked again once this connection is closed.
     _repeat: tuple[Exchange, ProxyError] | None = None
 
     def __init__(self, opening: Any, serving: Serving) -> None:
-        RelaySide.__init__(self)
+        Http1Timeouts.__init__(self)
         Pooled.__init__(self)
         self._opening = opening
         self._serving = serving
@@ -150,7 +152,7 @@ class Http1Upstream(RelaySide, Pooled):
             else:
                 what = f"{self._address} sent {len(data)} bytes that nobody had asked for"
                 self._serving.warn("unasked", what)
-                self._serving.pool.retire(self)
+                self._serving.pool.retire(self, sharing.BROKEN)
                 self.transport.abortConnection()
             return
         if self._body is not None:
@@ -177,11 +179,14 @@ class Http1Upstream(RelaySide, Pooled):
         exchange.responded = True
         if head.fields.idle_timeout is not None:
             self.idle_limit = head.fields.idle_timeout
-        if head.fields.private:
-            self._make_private()
-        elif exchange.head.fields.private and self.capacity:
-            # Perhaps it is somebody's by now, perhaps only the client says so: it serves nobody.
-            self._keep = False
+        if (head.fields.private or exchange.head.fields.private) and self.capacity:
+            # NTLM and Negotiate authenticate a connection, not a request: nobody else may have it.
+            self._serving.pool.retire(self, sharing.AUTHENTICATED)
+            if head.fields.private:
+                self.capacity = 0
+            else:
+                # Perhaps it is somebody's by now, perhaps only the client says so.
+                self._keep = False
         if framing == len(rest):
             exchange.sent = framing
             exchange.client.respond(exchange, head, rest, True, b"")
@@ -253,6 +258,7 @@ class Http1Upstream(RelaySide, Pooled):
 
     def _surplus(self, rest: bytes) -> None:
         self._keep = False
+        self._serving.pool.retire(self, sharing.SURPLUS)
         what = f"{self._address} sent {len(rest)} bytes after its answer had ended"
         self._serving.warn("surplus", what)
 
@@ -273,18 +279,9 @@ class Http1Upstream(RelaySide, Pooled):
         self._cancel_deadlines()
         self.exchange = self._body = None
         self.capacity = 0
-        stats = self._serving.stats
-        stats.count(stats.private, "upgraded")
+        self._serving.pool.retire(self, sharing.UPGRADED)
         exchange.client.switch(exchange, head, self, rest)
         return False
-
-    def _make_private(self) -> None:
-        """NTLM and Negotiate authenticate a connection, not a request: nobody else may have it."""
-        if not self.capacity:
-            return
-        self.capacity = 0
-        stats = self._serving.stats
-        stats.count(stats.private, "authenticated")
 
     # The end of an answer.
 
@@ -297,17 +294,20 @@ class Http1Upstream(RelaySide, Pooled):
         if self._progress is not None:
             self._progress.cancel()
             self._progress = None
+        pool = self._serving.pool
         if not exchange.request_done or self._client_held:
+            pool.retire(self, sharing.CLOSED_EARLY)
             self.abort()  # It has not taken all of the request, and need not.
         elif self._keep and not self.gone and not self.read_ended:
             if self._paused:
                 self._paused = False
                 self.transport.resumeProducing()
             if self.capacity:
-                self._serving.pool.give_back(self)
+                pool.give_back(self)
             else:
                 exchange.client.keep(self)
         else:
+            pool.retire(self, sharing.CLOSED if self.shelf.shares else sharing.POLICY)
             self.close_idle()
         exchange.over()
 
@@ -317,12 +317,18 @@ class Http1Upstream(RelaySide, Pooled):
         if has_shortcuts(self.transport):
             with suppress(OSError):  # Then it is lost, and says so itself.
                 self._keep = not self.transport.peek(1)
+        if not self._keep:
+            self._serving.pool.retire(self, sharing.SURPLUS)
 
     def close_idle(self) -> None:
         """See ``Pooled.close_idle``."""
         self._cancel_deadlines()
-        self.transport.unregisterProducer()
-        self.transport.loseConnection()
+        transport = self.transport
+        transport.unregisterProducer()
+        if self.shelf.resets and not (self.gone or self.read_ended) and settled(transport):
+            transport.abortConnection()
+        else:
+            transport.loseConnection()
 
     def serves(self, cluster: ClusterState) -> bool:
         """Whether it can be asked again, on behalf of whom it is kept for."""
@@ -336,14 +342,9 @@ class Http1Upstream(RelaySide, Pooled):
     def abandon(self) -> None:
         """The client has left in the middle of it: nobody can use this connection any more."""
         self.exchange = self._body = self._repeat = None
+        self._serving.pool.retire(self, sharing.MID_MESSAGE)
         self._cancel_deadlines()
         self.abort()
-
-    def _cancel_deadlines(self) -> None:
-        for deadline in (self._response, self._progress):
-            if deadline is not None:
-                deadline.cancel()
-        self._response = self._progress = None
 
     # What can go wrong.
 
@@ -351,43 +352,8 @@ class Http1Upstream(RelaySide, Pooled):
         """It does not keep to the rules."""
         stats = self._serving.stats
         stats.count(stats.refused, problem.rule)
+        self._serving.pool.retire(self, sharing.BROKEN)
         self._fail(f"{self._address} broke a rule: {problem.rule}", 502, "http_protocol_error")
-
-    def _no_response(self) -> None:
-        """The time for a response head has passed; perhaps one is not awaited at all."""
-        self._response = None
-        exchange = self.exchange
-        if exchange is None or self._answering:
-            return
-        settings = self._serving.settings
-        timeout = settings.response_timeout
-        if not exchange.request_done and not self._client_held:
-            # It is the client that is slow, and has a timeout of its own.
-            self._response = self._serving.flow.deadlines.add(timeout, self._no_response)
-            return
-        self._fail(
-            f"{self._address} did not answer within {timeout:g} s", 504, "http_response_timeout"
-        )
-
-    def _no_progress(self) -> None:
-        self._progress = None
-        exchange = self.exchange
-        if exchange is None:
-            return
-        timeout = self._serving.settings.response_body_timeout
-        splice = getattr(self.transport, "splice_out", None)
-        if self._paused or (splice is not None and splice.waiting):
-            unsent, before = exchange.client.unsent(), self._unsent
-            if unsent != before:
-                # It takes something now and then.
-                self._unsent = unsent
-                self._progress = self._serving.flow.deadlines.add(timeout, self._no_progress)
-                return
-            why = f"the client took nothing for {timeout:g} s"
-            self._fail(why, 408, "connection_write_timeout", Side.CLIENT)
-        else:
-            why = f"{self._address} sent nothing for {timeout:g} s"
-            self._fail(why, 504, "http_response_timeout")
 
     def _fail(self, message: str, status: int, kind: str, side: Side = Side.UPSTREAM) -> None:
         """Give up on the exchange, and on this connection."""
@@ -409,12 +375,14 @@ class Http1Upstream(RelaySide, Pooled):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self.gone = True
+        clean = reason.check(ConnectionDone) is not None
         if self._opening is None:
-            self._serving.pool.lost(self)
+            cut_off = self._body is not None and not clean
+            self._serving.pool.lost(self, sharing.MID_MESSAGE if cut_off else sharing.CLOSED)
         if self.relay is not None:
             super().connectionLost(reason)
             return
-        self._finished(reason.check(ConnectionDone) is not None)
+        self._finished(clean)
         self._cancel_deadlines()
         if self._repeat is not None:
             (exchange, error), self._repeat = self._repeat, None
@@ -451,6 +419,7 @@ class Http1Upstream(RelaySide, Pooled):
         assert exchange is not None
         # A connection that had been there for a while may have been closed before the request came.
         # That is likely, not certain, hence the other conditions.
+        self._serving.pool.retire(self)
         waited = self.used > 1 or self.rested
         again = may_repeat and waited and not self._reader.started
         self.abandon()

@@ -1,8 +1,11 @@
-"""What the kernel says: the ports it picks from, and the address it would connect from."""
+"""What the kernel says: the ports it picks from, and the addresses it would connect from."""
 
 from __future__ import annotations
 
+import errno
+import resource
 import socket
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,23 +21,120 @@ _DYNAMIC_PORTS = PortRange(49152, 65535)
 _SOURCE_KEPT = 10.0
 #: Any will do: a UDP socket that is connected sends nothing.
 _PORT = 9
+#: linux/in.h; the socket module has no name for it.
+_IP_LOCAL_PORT_RANGE = 51
+#: What is said of an address that this machine does not have, of one that would need a scope, and
+#: of one whose whole family it does not have.
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EINVAL, errno.EAFNOSUPPORT)
+
+#: Descriptors, where there is no limit; the kernel's own is no more (fs.nr_open).
+_MANY = 1 << 20
 
 
-def port_range(directory: Path = _IPV4) -> PortRange:
+def port_range(directory: Path | None = None) -> PortRange:
     """The ephemeral ports: ``ip_local_port_range`` less ``ip_local_reserved_ports``.
 
+    :param directory: where the kernel's settings are; default: those of this machine.
     :raises ValueError: the kernel says something that cannot be read.
     """
+    directory = directory or _IPV4
     try:
         low, high = map(int, (directory / "ip_local_port_range").read_text().split())
-        reserved = (directory / "ip_local_reserved_ports").read_text().strip()
     except FileNotFoundError:
         return _DYNAMIC_PORTS
+    return _less_reserved(low, high, directory)
+
+
+def _less_reserved(low: int, high: int, directory: Path) -> PortRange:
+    reserved = (directory / "ip_local_reserved_ports").read_text().strip()
     count = 0
     for part in reserved.split(",") if reserved else ():
         first, _, last = part.partition("-")
         count += max(0, min(int(last or first), high) - max(int(first), low) + 1)
     return PortRange(low, high, count)
+
+
+def narrowed(wanted: PortRange, directory: Path | None = None) -> PortRange:
+    """A part of the ephemeral ports, less what is reserved in it, for :func:`narrow`.
+
+    :raises ValueError: the kernel would not keep to it; the message says why.
+    """
+    directory = directory or _IPV4
+    try:
+        if not (directory / "ip_local_port_range").exists():
+            raise OSError(errno.ENOPROTOOPT, "not Linux")
+        with socket.socket() as probe:
+            narrow(probe, wanted)
+    except OSError as error:
+        raise ValueError(
+            f"a range of ports needs Linux 6.3 or later (IP_LOCAL_PORT_RANGE: {error.strerror})"
+        ) from error
+    whole = port_range(directory)
+    if wanted.low < whole.low or wanted.high > whole.high:
+        raise ValueError(
+            f"expected a part of the kernel's own range, {whole.low}-{whole.high}"
+            f" (net.ipv4.ip_local_port_range), not {wanted.low}-{wanted.high}: the kernel ignores"
+            " what lies outside"
+        )
+    return _less_reserved(wanted.low, wanted.high, directory)
+
+
+def narrow(connecting: socket.socket, ports: PortRange) -> None:
+    """Have the kernel pick the source port of a socket, of either family, from these.
+
+    :raises OSError: it cannot; Linux before 6.3 has no such option.
+    """
+    value = struct.pack("=I", ports.high << 16 | ports.low)
+    connecting.setsockopt(socket.SOL_IP, _IP_LOCAL_PORT_RANGE, value)
+
+
+def time_wait_reuse(directory: Path | None = None) -> int:
+    """``tcp_tw_reuse``: whether the kernel gives ports in TIME_WAIT out again.
+
+    :returns: 0: never; 1: always; 2: between loopback addresses.
+    :raises ValueError: the kernel says something that cannot be read.
+    """
+    try:
+        return int(((directory or _IPV4) / "tcp_tw_reuse").read_text())
+    except FileNotFoundError:
+        return 0
+
+
+def time_waits(directory: Path | None = None) -> int | None:
+    """``tcp_max_tw_buckets``: how many sockets are kept in TIME_WAIT at the most.
+
+    :returns: None: the kernel does not say.
+    :raises ValueError: the kernel says something that cannot be read.
+    """
+    try:
+        return int(((directory or _IPV4) / "tcp_max_tw_buckets").read_text())
+    except FileNotFoundError:
+        return None
+
+
+def descriptors() -> int:
+    """How many descriptors this process may have, if it raises its own limit as the service does.
+
+    Where there is no limit, more than anybody needs.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MANY if hard == resource.RLIM_INFINITY else hard
+
+
+def is_local(address: str) -> bool:
+    """Whether this machine has an IP address, at this moment.
+
+    :raises OSError: the kernel cannot be asked.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError as error:
+        if error.errno in _NOT_HERE:
+            return False
+        raise
+    return True
 
 
 class SourceAddresses:

@@ -22,8 +22,9 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
+from proxykit.core.sharing import UNKNOWN, explained
 from proxykit.errors import OUT_OF_DESCRIPTORS
-from proxykit.interfaces import IPausablePort, ISnapshot
+from proxykit.interfaces import IExplains, IPausablePort, ISnapshot
 from proxykit.model import ConnInfo, address_text
 from proxykit.net.lost import guard_making, unhook_lost, when_lost, when_made
 from proxykit.net.peek import HeaderProtocol
@@ -343,19 +344,28 @@ class Listener(Factory):
 
     def describe_connections(self) -> list[dict[str, Any]]:
         """Its part of ``/api/connections``."""
-        return [
-            {
-                "id": number,
-                **_describe(protocol.info),  # type: ignore[attr-defined]
-                **(protocol.snapshot() if ISnapshot.providedBy(protocol) else {}),
-            }
-            for number, protocol in self.connections.items()
-        ]
+        return [_describe(protocol) for protocol in self.connections.values()]
+
+    def explain(self, number: int) -> dict[str, Any]:
+        """One of its connections as ``/api/explain/ID`` shows it.
+
+        :raises KeyError: there is none of that number.
+        """
+        protocol: Any = self.connections[number]
+        explains = IExplains.providedBy(protocol)
+        said = protocol.explain() if explains else explained(None, None, UNKNOWN)
+        return {**_describe(protocol), **said}
 
 
-def _describe(info: ConnInfo) -> dict[str, Any]:
-    relay = {} if info.relay is None else {"relay": address_text(info.relay)}
-    return {"listener": info.listener, "client": address_text(info.client), **relay}
+def _describe(protocol: Any) -> dict[str, Any]:
+    info: ConnInfo = protocol.info
+    return {
+        "id": info.id,
+        "listener": info.listener,
+        "client": address_text(info.client),
+        **({"relay": address_text(info.relay)} if info.relay is not None else {}),
+        **(protocol.snapshot() if ISnapshot.providedBy(protocol) else {}),
+    }
 
 
 def _note_server(protocol: Any, transport: Any) -> None:

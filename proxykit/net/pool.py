@@ -13,13 +13,15 @@ room waits in core/waiting.py, and a slot that comes free wakes the backend.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
-from proxykit.core.accountant import Use
+from proxykit.core import sharing
+from proxykit.core.budget import Use
 from proxykit.core.introduction import introductions
 from proxykit.core.waiting import Full
 from proxykit.errors import ProxyError, Retry, Side
@@ -29,7 +31,7 @@ from proxykit.net.shelf import Pooled, Shelf, strike
 
 if TYPE_CHECKING:
     from proxykit.core.accountant import Lease
-    from proxykit.core.choice import Attempt
+    from proxykit.core.choice import Attempt, Choice
     from proxykit.core.deadlines import Deadlines
     from proxykit.core.registry import BackendState
     from proxykit.model import Address, ConnInfo
@@ -50,14 +52,18 @@ class Opening:
     """A connection that is being opened, in place of an attempt.
 
     :ivar attempt: for whom; None: for whoever comes first.
+    :ivar own: why none will do that is there; see core/sharing.py.
     """
 
-    __slots__ = ("_make", "_pool", "attempt", "backend", "handle", "introduction", "lease", "ready",
-                 "shelf", "upstream")  # fmt: skip
+    __slots__ = ("_make", "_pool", "attempt", "backend", "handle", "introduction", "lease", "own",
+                 "ready", "shelf", "upstream")  # fmt: skip
 
-    def __init__(self, pool: Pool, shelf: Shelf, attempt: Attempt, introduction: bytes) -> None:
+    def __init__(
+        self, pool: Pool, shelf: Shelf, attempt: Attempt, introduction: bytes, own: str
+    ) -> None:
         self._pool = pool
         self.introduction = introduction
+        self.own = own
         self._make: Callable[[Any], Any] | None = attempt.choice.protocol
         self.shelf = shelf
         self.backend = attempt.backend
@@ -130,7 +136,7 @@ class Pool:
             ):
                 self._take(connection, attempt)
                 return True
-        opening = Opening(self, shelf, attempt, said)
+        opening = Opening(self, shelf, attempt, said, _why_own(shelf, choice, free))
         got = self._connector.attempt(opening)  # type: ignore[arg-type]
         if isinstance(got, Full):
             if free and not choice.fresh:
@@ -178,11 +184,17 @@ class Pool:
             for connection in tuple(self._introduced.get(said, ())):
                 # Else it is in use, or being closed.
                 if not connection.in_use and connection in connection.shelf.free:
-                    self._close(connection)
+                    self._close(connection, sharing.CLIENT_LEFT)
 
-    def retire(self, connection: Pooled) -> None:
-        """Nobody else may have it: it is about to be closed, or it is one client's alone."""
+    def retire(self, connection: Pooled, why: str = sharing.CLOSED) -> None:
+        """Nobody else may have it: it is about to be closed, or it is one client's alone.
+
+        :param why: the reason, as core/sharing.py has it; the first one counts.
+        """
         shelf = connection.shelf
+        if not connection.not_kept:
+            connection.not_kept = why
+            shelf.not_kept[why] += 1
         if connection in shelf.free:
             shelf.unlay(connection)
             if not connection.in_use:
@@ -191,9 +203,12 @@ class Pool:
             connection._idle.cancel()
             connection._idle = None
 
-    def lost(self, connection: Pooled) -> None:
-        """Its socket is closed, whoever used it. Once."""
-        self.retire(connection)
+    def lost(self, connection: Pooled, why: str = sharing.CLOSED) -> None:
+        """Its socket is closed, whoever used it. Once.
+
+        :param why: see ``retire``.
+        """
+        self.retire(connection, why)
         connection.capacity = 0
         self._alive.discard(connection)
         self._going.discard(connection)
@@ -217,7 +232,7 @@ class Pool:
                 for opening in tuple(shelf.spare):
                     self._give_up(opening)
             for connection in tuple(self._alive):
-                self.retire(connection)
+                self.retire(connection, sharing.STOPPED)
                 connection.abort()
         if not self._alive:
             return succeed(None)
@@ -282,7 +297,9 @@ class Pool:
             if self._closed or not shelf.shares or lease.wanted:
                 # Wanted: another cluster has nothing to this address, and nobody may starve there
                 # for what lies idle here.
-                self._close(connection)
+                why = sharing.EVICTED if shelf.shares else sharing.POLICY
+                why = sharing.STOPPED if self._closed else why
+                self._close(connection, why, for_port=why == sharing.EVICTED)
                 return
             lease.idle()
             connection.rested = True
@@ -302,7 +319,7 @@ class Pool:
             spare = connection
             if shelf.introduces:
                 spare = next(each for each in shelf.free if not each.in_use)
-            self._close(spare)
+            self._close(spare, sharing.POOL_FULL)
             if spare is connection:
                 return
         elif (
@@ -311,7 +328,7 @@ class Pool:
             and not self._makes_room(shelf, backend.full)
         ):
             # Who waits can do nothing with it, but with its place.
-            self._close(connection)
+            self._close(connection, sharing.EVICTED, backend.full.ports)
             return
         if connection._idle is not None and connection._idle_for == connection.idle_limit:
             connection._idle.touch()
@@ -330,14 +347,20 @@ class Pool:
     def _expire(self, connection: Pooled) -> None:
         connection._idle = None  # One that is in use has its next when it comes back.
         if not connection.in_use:
-            connection.shelf.expired += 1
-            self._close(connection)
+            self._close(connection, sharing.EXPIRED)
 
-    def _close(self, connection: Pooled) -> None:
-        """Nobody shall have it any more, though its socket lives on until the end of the turn."""
-        self.retire(connection)
+    def _close(self, connection: Pooled, why: str, for_port: bool = False) -> None:
+        """Nobody shall have it any more, though its socket lives on until the end of the turn.
+
+        :param for_port: somebody waits for its port, which an end would leave in TIME_WAIT; it is
+            idle, so nothing is lost by a reset.
+        """
+        self.retire(connection, why)
         connection.capacity = 0
-        connection.close_idle()
+        if for_port:
+            connection.abort()
+        else:
+            connection.close_idle()
 
     def _make_room(self, shelf: Shelf, full: Full) -> None:
         """What lies idle has what there is none left of: close the oldest.
@@ -351,9 +374,8 @@ class Pool:
         for each in (shelf, *others):
             for connection in each.free:
                 if not connection.in_use:
-                    each.evicted += 1
                     self._going.add(connection)
-                    self._close(connection)
+                    self._close(connection, sharing.EVICTED, full.ports)
                     return
 
     def _makes_room(self, shelf: Shelf, full: Full) -> bool:
@@ -385,10 +407,10 @@ class Pool:
         """A new connection: from now on it is of this shelf."""
         assert opening.lease is not None, "every socket has a lease"
         connection.lease, connection.shelf = opening.lease, opening.shelf
-        connection.introduction = opening.introduction
+        connection.introduction, connection.own = opening.introduction, opening.own
         if opening.introduction:
             self._introduced.setdefault(opening.introduction, {})[connection] = None
-        opening.shelf.opened += 1
+        opening.shelf.own[opening.own] += 1
         self._alive.add(connection)
 
     def _opened(self, opening: Opening, connection: Pooled) -> None:
@@ -421,14 +443,33 @@ class Pool:
         if error.side is Side.UPSTREAM and error.retry is not Retry.REUSED_ONLY:
             opening.backend.failed(error.message)
 
-    def snapshot(self, cluster: str) -> dict[str, int]:
-        """The connections of one cluster, for ``/api/clusters``."""
+    def snapshot(self, cluster: str) -> dict[str, Any]:
+        """The connections of one cluster, for ``/api/clusters``.
+
+        ``own`` has those that were opened, by the reason, ``not_kept`` those of them that nobody
+        else may have any more.
+        """
         shelves = [shelf for key, shelf in self._shelves.items() if key.cluster == cluster]
+        own: Counter[str] = sum((shelf.own for shelf in shelves), Counter())
         return {
             "idle": sum(shelf.idle for shelf in shelves),
             "opening": sum(len(shelf.pending) for shelf in shelves),
-            "opened": sum(shelf.opened for shelf in shelves),
+            "opened": own.total(),
             "reused": sum(shelf.reused for shelf in shelves),
-            "expired": sum(shelf.expired for shelf in shelves),
-            "evicted": sum(shelf.evicted for shelf in shelves),
+            "own": dict(own),
+            "not_kept": dict(sum((shelf.not_kept for shelf in shelves), Counter())),
         }
+
+
+def _why_own(shelf: Shelf, choice: Choice, free: dict[Pooled, None]) -> str:
+    """Why a choice cannot have a connection that is there.
+
+    :param free: those that it could have, but for its own sake.
+    """
+    if not shelf.shares:
+        return sharing.POLICY
+    if choice.fresh:
+        return sharing.LOST
+    if free:
+        return sharing.STALE
+    return sharing.INTRODUCED if shelf.free else sharing.NONE_IDLE

@@ -32,6 +32,8 @@ class ProxykitReactor(EPollReactor):
 
     #: A protocol that raises in makeConnection loses its connection, whoever opened it.
     guards_making = True
+    #: With a ``bindAddress`` without a port, a port is picked when the destination is known.
+    binds_late = True
 
     def __init__(self) -> None:
         self._at_end: list[Callable[[], object]] = []

@@ -6,6 +6,9 @@ end (half-close), a reset as a reset, and what was still on its way goes first.
 
 A relay ends when both sides have ended, or one is reset, or neither has sent anything for
 ``idle_timeout`` seconds, which also bounds the time that the last bytes may take.
+
+Where backends' connections are to be reset, a client's end is not passed on: the backend gets all
+that came before it, and then a reset; the client gets what has come from the backend by then.
 """
 
 from __future__ import annotations
@@ -15,11 +18,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ISSLTransport
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
-from proxykit.interfaces import IHalfCloses, IShortcuts
+from proxykit.interfaces import IShortcuts
+from proxykit.net.closing import Resetting, half_closes
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -105,9 +109,10 @@ class Relay:
 
     :param idle_timeout: seconds without a byte from either side.
     :param ended: is called once when both connections are gone, with what ended it, for the log.
+    :param resets: whether the backend's connection is reset if the backend is not the first to end.
     """
 
-    __slots__ = ("client", "deadline", "ended", "upstream", "why")
+    __slots__ = ("_resets", "_resetting", "client", "deadline", "ended", "upstream", "why")
 
     def __init__(
         self,
@@ -116,7 +121,11 @@ class Relay:
         deadlines: Deadlines,
         idle_timeout: float,
         ended: Callable[[str], object],
+        resets: bool = False,
     ) -> None:
+        #: Where it is kept when the next look is due; None: there is no reset.
+        self._resets = deadlines if resets else None
+        self._resetting: Resetting | None = None
         self.client = client
         self.upstream = upstream
         self.ended = ended
@@ -140,29 +149,70 @@ class Relay:
         other = self.upstream if side is self.client else self.client
         # It produces no more; a producer that is still registered would hold the end back.
         other.transport.unregisterProducer()
-        if other.read_ended:
+        if other.read_ended or other.gone:
+            self._stop_resetting()  # The backend's end has come after all.
             other.transport.loseConnection()
             side.transport.loseConnection()
-        elif not half_closes(other.transport):
+        elif other is self.upstream and self._resets is not None:
+            self._reset_soon(self._resets)
+        else:
+            self._pass_end(other)
+
+    def _pass_end(self, other: RelaySide) -> None:
+        if half_closes(other.transport):
+            other.transport.loseWriteConnection()
+        elif other is self.client:
             # A client gets all that there was, and then the end; to a
             # backend the end is held back, for its answer may still be coming.
-            if other is self.client:
-                other.transport.loseConnection()
+            other.transport.loseConnection()
+
+    def _reset_soon(self, deadlines: Deadlines) -> None:
+        """The client has ended, the backend has not: reset it once it has all that was sent."""
+        if self._resetting is None:
+            upstream = self.upstream.transport
+            self._resetting = Resetting(upstream, deadlines, self._reset, self._not_reset)
+            self._resetting.look()
+
+    def _reset(self) -> None:
+        if not self.client.gone:
+            self.client.transport.unregisterProducer()
+            self.client.transport.loseConnection()
+        self.upstream.transport.abortConnection()
+
+    def _not_reset(self) -> None:
+        """It takes too long: end it as any other."""
+        self._resets = self._resetting = None
+        if self.client.gone:
+            self.upstream.transport.loseConnection()
         else:
-            other.transport.loseWriteConnection()
+            self._pass_end(self.upstream)
+
+    def _stop_resetting(self) -> None:
+        if self._resetting is not None:
+            self._resetting.cancel()
+            self._resetting = None
 
     def lost(self, side: RelaySide, reason: Failure) -> None:
         """One connection is gone: so must be the other."""
         other = self.upstream if side is self.client else self.client
+        is_reset = self._resetting is not None and self._resetting.done
+        done = isinstance(reason.value, ConnectionDone)
+        if side is self.upstream or not done:
+            self._stop_resetting()
         if not other.gone:
-            if isinstance(reason.value, ConnectionDone):
-                self._because(f"{side.name} closed")
-                other.transport.unregisterProducer()
-                other.transport.loseConnection()
-            else:
+            if is_reset:
+                return  # Both are being closed.
+            if not done:
                 if not isinstance(reason.value, ConnectionAborted):
                     self.why = f"{side.name} reset"  # even if it, or the other, had ended before
                 other.transport.abortConnection()
+                return
+            self._because(f"{side.name} closed")
+            other.transport.unregisterProducer()
+            if other is self.upstream and self._resets is not None and not other.read_ended:
+                self._reset_soon(self._resets)
+            else:
+                other.transport.loseConnection()
             return
         self.deadline.cancel()
         # Nothing that is left refers in a circle, so nothing waits for the garbage collector.
@@ -172,6 +222,7 @@ class Relay:
     def abort(self, why: str) -> None:
         """End both at once."""
         self._because(why)
+        self._stop_resetting()
         for side in (self.client, self.upstream):
             if not side.gone:
                 side.transport.abortConnection()
@@ -182,11 +233,6 @@ class Relay:
     def _because(self, why: str) -> None:
         """What came first is the reason."""
         self.why = self.why or why
-
-
-def half_closes(transport: Any) -> bool:
-    """Whether its write side can be closed alone. Twisted's own TLS cannot; ours can."""
-    return IHalfCloses.providedBy(transport) or not ISSLTransport.providedBy(transport)
 
 
 def has_shortcuts(transport: Any) -> bool:
@@ -216,11 +262,3 @@ def tune(transport: Any, keepalive: bool) -> None:
     skt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     if keepalive:
         skt.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, True)
-
-
-def unsent(transport: Any) -> int:
-    """Bytes that a transport, Twisted's or ours, has not sent yet; 0 where it does not say."""
-    transport = getattr(transport, "raw", transport)  # of TLS
-    buffered = len(getattr(transport, "dataBuffer", b"")) - getattr(transport, "offset", 0)
-    waiting: int = buffered + getattr(transport, "_tempDataLen", 0)
-    return waiting + len(getattr(transport, "waits", b""))

@@ -20,12 +20,14 @@ from twisted.logger import Logger
 from proxykit.core.rarely import Rarely
 from proxykit.core.stats import Requests
 from proxykit.errors import ProxyError, Side
-from proxykit.model import AccessEntry
+from proxykit.net.entries import entry_of_none
 from proxykit.net.http1_upstream import Http1Upstream
 from proxykit.wire.forwarding import (
     CLOSE_LINE,
     KEEP_ALIVE_LINE,
     framing_line,
+    has_line,
+    own_response,
     response_start,
 )
 from proxykit.wire.http1 import Limits
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from proxykit.core.flow import Flow
     from proxykit.core.trust import Trust
     from proxykit.interfaces import IRouter
-    from proxykit.model import ConnInfo, FieldRules, HttpRoute
+    from proxykit.model import AccessEntry, ConnInfo, FieldRules, HttpRoute
     from proxykit.modes.http_settings import HttpSettings
     from proxykit.net.exchange import Exchange
     from proxykit.net.pool import Pool
@@ -202,6 +204,23 @@ class Serving:
             out += KEEP_ALIVE_LINE
         return out + b"\r\n"
 
+    def own(
+        self, status: int, text: str, lines: bytes, with_body: bool, keep: bool, minor: int = 1
+    ) -> bytes:
+        """An answer of the proxy's own.
+
+        :param lines: further field lines.
+        :param keep: whether the client's connection lives on.
+        :param minor: of the version that the client speaks.
+        """
+        if not has_line(lines, b"date"):
+            lines = self.date_line() + lines
+        if not keep:
+            lines += CLOSE_LINE
+        elif not minor:
+            lines += KEEP_ALIVE_LINE
+        return own_response(status, text, lines, with_body)
+
     def switched(self, exchange: Exchange, head: ResponseHead) -> bytes:
         """A 101 as it goes to the client."""
         assert exchange.route is not None
@@ -227,28 +246,7 @@ class Serving:
         """Something that is no request has been answered."""
         self.stats.statuses[status // 100] += 1
         if self.write_log is not None:
-            self.write_log(
-                AccessEntry(
-                    time=self.flow.clock.seconds(),
-                    listener=self.name,
-                    client=self.client_text(info) or "unix:",
-                    method="-",
-                    target="-",
-                    version="-",
-                    host="",
-                    status=status,
-                    bytes_sent=0,
-                    bytes_received=0,
-                    seconds=0.0,
-                    referer="",
-                    user_agent="",
-                    request_id="",
-                    cluster="",
-                    backend="",
-                    reused=False,
-                    error=why,
-                )
-            )
+            self.write_log(entry_of_none(self, info, status, why))
 
     def failed(self, error: ProxyError) -> None:
         """A request has come to nothing; the log says why, unless it was the client.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from proxykit.core.sharing import L7, REUSED, explained
+from proxykit.net.closing import resets
 
 if TYPE_CHECKING:
     from proxykit.core.accountant import Lease
@@ -15,7 +19,7 @@ if TYPE_CHECKING:
 
 #: What :class:`Pooled` has; whoever has it beside another class with slots makes them there.
 POOLED_SLOTS = ("_idle", "_idle_for", "answered", "capacity", "idle_limit", "in_use",
-                "introduction", "lease", "rested", "shelf", "used")  # fmt: skip
+                "introduction", "lease", "not_kept", "own", "rested", "shelf", "used")  # fmt: skip
 
 
 class Pooled:
@@ -28,10 +32,13 @@ class Pooled:
     :ivar used: how many it has served or serves.
     :ivar rested: whether it has ever lain idle.
     :ivar introduction: the PROXY header that it began with: it speaks for one client alone.
+    :ivar own: why it was opened, and not another one used; see core/sharing.py.
+    :ivar not_kept: why nobody else may have it any more; empty: somebody may.
     """
 
     introduction: bytes
     lease: Lease
+    own: str
     shelf: Shelf
 
     def __init__(self) -> None:
@@ -40,10 +47,20 @@ class Pooled:
         self.answered = 0.0
         self.used = 0
         self.rested = False
+        self.not_kept = ""
         self.idle_limit: float | None = None
         self._idle: Deadline | None = None
         #: The ``idle_limit`` that the deadline was made for.
         self._idle_for: float | None = None
+
+    def explain(self) -> dict[str, Any]:
+        """See ``IExplains``: for the request that it serves.
+
+        ``used`` says how many it had served before.
+        """
+        shared = self.used > 1 and not self.not_kept
+        reason = self.not_kept or (REUSED if shared else self.own)
+        return {**explained(L7, shared, reason), "used": self.used - 1}
 
     def close_idle(self) -> None:
         """Nobody uses it, and nobody shall: close it."""
@@ -64,10 +81,12 @@ class Shelf:
     :ivar shares: whether any connection serves twice.
     :ivar introduces: whether each begins with a PROXY header, and so is for one client alone.
     :ivar free_of: if so, those of ``free`` by that header.
+    :ivar resets: whether they are closed with a reset.
+    :ivar own: how many were opened, by the reason; ``not_kept``: how many may not be had any more.
     """
 
-    __slots__ = ("backend", "config", "evicted", "expired", "free", "free_of", "idle", "introduces",
-                 "key", "most", "opened", "pending", "pool", "reused", "shares",
+    __slots__ = ("backend", "config", "free", "free_of", "idle", "introduces", "key", "most",
+                 "not_kept", "own", "pending", "pool", "resets", "reused", "shares",
                  "spare")  # fmt: skip
 
     def __init__(self, pool: Pool, key: PoolKey, backend: BackendState) -> None:
@@ -80,10 +99,9 @@ class Shelf:
         self.introduces = key.proxy_protocol != ""
         self.free_of: dict[bytes, dict[Pooled, None]] = {}
         self.pending: dict[Attempt, Opening] = {}
-        self.opened = 0
         self.reused = 0
-        self.expired = 0
-        self.evicted = 0
+        self.own: Counter[str] = Counter()
+        self.not_kept: Counter[str] = Counter()
 
     def is_of(self, backend: BackendState) -> None:
         """Take what is set for a backend; one that left, and came back, has its shelf again."""
@@ -91,6 +109,7 @@ class Shelf:
         cluster = backend.cluster.config
         self.config: PoolConfig = cluster.pool
         self.shares = self.config.reuse != "never"
+        self.resets = resets(backend)
         most = self.config.max_idle
         self.most = cluster.max_connections if most is None else most
 

@@ -43,7 +43,9 @@ class Upgrade:
         client.transport.write(client.serving.switched(exchange, head) + answered)
         serving = client.serving
         timeout = serving.settings.upgrade_timeout
-        Relay(client, upstream, serving.flow.deadlines, timeout, self._ended).start(early)
+        Relay(
+            client, upstream, serving.flow.deadlines, timeout, self._ended, upstream.shelf.resets
+        ).start(early)
 
     def _ended(self, why: str) -> None:
         client = self._client

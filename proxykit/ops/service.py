@@ -30,12 +30,13 @@ from proxykit.core.trust import Trust
 from proxykit.errors import ConfigError, ProxyError
 from proxykit.interfaces import IHandsOver, ILogsAccess, IMode
 from proxykit.model import address_text
+from proxykit.net import kernel
 from proxykit.net.certificates import Certificates
 from proxykit.net.connector import Connector
-from proxykit.net.kernel import SourceAddresses, port_range
 from proxykit.net.listener import Listener, endpoint
 from proxykit.net.peek import Headers
 from proxykit.net.pool import Pool
+from proxykit.net.survey import Survey
 from proxykit.net.terminate import Terminating
 from proxykit.ops.accesslog import AccessLogs
 from proxykit.ops.admin import admin_site
@@ -61,13 +62,21 @@ class ProxyService(Service):
         self._reactor = reactor
         self.deadlines = Deadlines(reactor, lambda: self._log.failure("at a deadline"))
         self.registry = Registry(self.deadlines)
-        self.accountant = Accountant(port_range(), SourceAddresses(reactor))
+        late = getattr(reactor, "binds_late", False)
+        self.accountant = Accountant(
+            kernel.port_range(),
+            kernel.SourceAddresses(reactor),
+            late=late,
+            seconds=reactor.seconds,
+        )
+        self.survey = Survey(reactor, self.accountant, self._ports)
         self.flow = Flow(self.registry, self.deadlines, reactor)
         self.connector = Connector(reactor, self.accountant, self.deadlines)
         self.pool = Pool(self.connector, self.deadlines)
         self.listeners: dict[str, Listener] = {}
         self._access_logs = AccessLogs(reactor)
         self._certificates: list[Certificates] = []
+        self._wanted: model.PortRange | None = None
         self._ids = itertools.count(1)
         # Where each factory is to listen, until it does: its name, the endpoint string.
         self._to_listen: list[tuple[str, str, Callable[[Any], Deferred[IListeningPort]]]] = []
@@ -82,7 +91,7 @@ class ProxyService(Service):
         """
         if self.listeners:
             raise RuntimeError("a configuration is in force already")
-        self.accountant.headroom = config.sources.headroom
+        self._leave_from(config.sources)
         for cluster in config.clusters:
             place = f"clusters.{cluster.name}"
             balancer = _known("balance", cluster.balance, place)
@@ -123,6 +132,47 @@ class ProxyService(Service):
             self._to_listen.append(
                 ("admin", config.admin, lambda at: at.listen(site).addCallback(self._admin_listens))
             )
+
+    def _leave_from(self, sources: model.Sources) -> None:
+        """Where connections to backends are to leave from.
+
+        :raises ConfigError: this reactor cannot do that.
+        """
+        accountant, wanted = self.accountant, sources.port_range
+        if wanted is not None and not accountant.late:
+            why = "needs the proxykit reactor (twistd --reactor=proxykit, or none at all)"
+            raise ConfigError([f"sources.port_range: {why}"])
+        accountant.headroom, accountant.addresses = sources.headroom, sources.addresses
+        if wanted is not None:
+            try:
+                kernel.narrowed(wanted)
+            except ValueError as error:
+                raise ConfigError([f"sources.port_range: {error}"]) from error
+        self.connector.ports = self._wanted = wanted
+        accountant.measure(self._ports(), kernel.time_wait_reuse())
+        for address in sources.addresses:
+            if not kernel.is_local(address):
+                self._log.warn(
+                    "sources.addresses: {address} is not an address of this machine, so nothing"
+                    " can leave from it",
+                    address=address,
+                )
+        if sources.addresses and not accountant.late:
+            self._log.warn(
+                "sources.addresses: this reactor picks a source port before it knows where to, so"
+                " each port of an address is good for one connection, wherever that leads; on the"
+                " proxykit reactor for one to each backend"
+            )
+
+    def _ports(self) -> model.PortRange:
+        """The source ports there are to pick from."""
+        if self._wanted is None:
+            return kernel.port_range()
+        try:
+            return kernel.narrowed(self._wanted)
+        except ValueError:
+            # The kernel's range was set anew; what is said here is what the file says.
+            return self._wanted
 
     def _prepare_tls(self, cluster: model.Cluster) -> None:
         """Read what TLS to a cluster's backends needs, before anybody waits for it."""
@@ -206,7 +256,7 @@ class ProxyService(Service):
         """Show a backend's budget from the start, not from its first connection on."""
         if not address.is_unix:
             try:
-                self.accountant.budget(address)
+                self.accountant.budgets(address)
             except ProxyError as error:
                 # There may be a way later; until then each attempt says so.
                 self._log.warn("{error}", error=error)
@@ -228,10 +278,13 @@ class ProxyService(Service):
         :raises ConfigError: one of them cannot be had.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
+        # What a former process has left behind is counted before the first connection is made.
+        self.survey.start()
         for name, where, listen in self._to_listen:
             why = self._try_to(listen, where)
             if why is not None:
                 self._stop_listening()
+                self.survey.stop()
                 raise ConfigError([f"{name}: cannot listen on {where}: {why}"])
         self._to_listen = []
 
@@ -271,6 +324,7 @@ class ProxyService(Service):
             listener.doStop()
         for certificates in self._certificates:
             certificates.stop()
+        self.survey.stop()
         self.deadlines.rest()
         return stopping
 

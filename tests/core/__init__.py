@@ -39,14 +39,34 @@ def refusal(message="refused", retry=Retry.ALWAYS, side=Side.UPSTREAM, status=50
 class House:
     """One cluster ``web`` and all that a choice of it needs, without a reactor.
 
+    :ivar here: from where the kernel would connect.
     :ivar errors: what was raised at deadlines.
     """
 
-    def __init__(self, *config, ports=1000, headroom=0.0, balancer=LeastConnections, **settings):
+    def __init__(
+        self,
+        *config,
+        ports=1000,
+        headroom=0.0,
+        balancer=LeastConnections,
+        addresses=(),
+        late=True,
+        reuse=0,
+        **settings,
+    ):
         self.clock = Clock()
         self.errors = []
         self.deadlines = Deadlines(self.clock, lambda: self.errors.append(sys.exc_info()[1]))
-        self.accountant = Accountant(PortRange(1, ports), lambda host: HERE, headroom)
+        self.here = HERE
+        self.accountant = Accountant(
+            PortRange(1, ports),
+            lambda host: self.here,
+            headroom,
+            addresses,
+            late,
+            reuse,
+            self.clock.seconds,
+        )
         self.registry = Registry(self.deadlines)
         self.balancer = balancer
         self.web = self.cluster("web", *config, **settings)
@@ -62,6 +82,19 @@ class House:
     def choice(self, cluster=None, connector=None, client="192.0.2.1"):
         info = ConnInfo(1, "front", IPv4Address("TCP", client, 4711))
         return Choice(cluster or self.web, info, connector or self.connector, lambda attempt: None)
+
+    def denied(self, attempt):
+        """The kernel has no port for an attempt that is under way; what the connector says then."""
+        why = f"the kernel has no source port left {attempt.handle.way}"
+        attempt.handle.denied(why)
+        return refusal(why, Retry.OTHER_PORT, Side.PROXY, 503)
+
+    def read(self):
+        """The kernel has been read, and has shown nobody else's sockets."""
+        budgets = list(self.accountant)
+        for budget in budgets:
+            budget.begin_reading()
+        self.accountant.read(budgets, 0)
 
     def close(self, attempt):
         """The work of an attempt that has succeeded is done, and its socket is closed."""

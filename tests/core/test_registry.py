@@ -247,6 +247,7 @@ class StateTests(SynchronousTestCase):
                 "connections": 1,
                 "served": 0,
                 "failures": 0,
+                "closed_first": {"proxy": 0, "backend": 0, "reset": 0},
                 "full": None,
             },
         )

@@ -21,6 +21,8 @@ class HistogramTests(SynchronousTestCase):
 class RelayedTests(SynchronousTestCase):
     def test_counts(self):
         relayed = Relayed()
+        self.assertEqual(relayed.snapshot()["own"], {})
+        relayed.relayed += 2
         relayed.end("client closed", 10, 200, 0.004)
         relayed.end("client closed", 1, 2, 7000)
         relayed.end("idle timeout", 0, 0, 600)
@@ -30,6 +32,7 @@ class RelayedTests(SynchronousTestCase):
         self.assertEqual(
             (snapshot["bytes_up"], snapshot["bytes_down"], snapshot["refused"]), (11, 202, 1)
         )
+        self.assertEqual(snapshot["own"], {"opaque": 2})
         buckets = snapshot["seconds"]["buckets"]
         self.assertEqual((buckets["0.005"], buckets["600"], buckets["+Inf"]), (1, 1, 1))
         self.assertEqual(len(buckets), len(SECONDS) + 1)
@@ -59,7 +62,6 @@ class RequestsTests(SynchronousTestCase):
                 "repeated": 0,
                 "refused": {},
                 "failed": {},
-                "private": {},
                 "bytes_up": 0,
                 "bytes_down": 0,
                 "seconds": {"buckets": {**dict.fromkeys(map("{:g}".format, SECONDS), 0), "+Inf": 0},
@@ -74,7 +76,6 @@ class RequestsTests(SynchronousTestCase):
         for text in ("no bare CR", "one Host", "no bare CR"):
             requests.count(requests.refused, text)
         requests.count(requests.failed, "connection_refused")
-        requests.count(requests.private, "upgraded")
         requests.reused, requests.repeated = 5, 1
         requests.bytes_up, requests.bytes_down = 10, 2000
         requests.seconds.observe(0.25)
@@ -83,7 +84,6 @@ class RequestsTests(SynchronousTestCase):
         self.assertEqual(shown["statuses"], {"none": 1, "2xx": 2, "3xx": 1, "4xx": 1, "5xx": 3})
         self.assertEqual(shown["refused"], {"no bare CR": 2, "one Host": 1})
         self.assertEqual(shown["failed"], {"connection_refused": 1})
-        self.assertEqual(shown["private"], {"upgraded": 1})
         self.assertEqual((shown["reused"], shown["repeated"]), (5, 1))
         self.assertEqual((shown["bytes_up"], shown["bytes_down"]), (10, 2000))
         self.assertEqual((shown["seconds"]["buckets"]["0.5"], shown["seconds"]["sum"]), (1, 0.25))
@@ -93,6 +93,6 @@ class RequestsTests(SynchronousTestCase):
         """It does not change while somebody looks at it."""
         requests = Requests()
         shown = requests.snapshot()
-        for counts in (requests.refused, requests.failed, requests.private):
+        for counts in (requests.refused, requests.failed):
             requests.count(counts, "x")
-        self.assertEqual((shown["refused"], shown["failed"], shown["private"]), ({}, {}, {}))
+        self.assertEqual((shown["refused"], shown["failed"]), ({}, {}))

@@ -90,6 +90,27 @@ class QueueTests(SynchronousTestCase):
         self.house.clock.pump([0.1] * 60)
         self.assertEqual((self.order, self.queue.timed_out), (["a late", "b"], 1))
 
+    def test_waited_before(self):
+        """What is left of its time is counted in tenths of a second, and may be nothing."""
+        for waited, early, late in ((0.0, 4.9, 5.5), (3.0, 1.9, 2.3), (4.94, 0.05, 0.2)):
+            told = []
+            ticket = self.queue.join(lambda: False, lambda told=told: told.append("late"), waited)
+            self.house.clock.pump([0.01] * int(early * 100))
+            self.assertEqual(told, [], waited)
+            self.house.clock.pump([0.01] * int((late - early) * 100))
+            self.assertEqual(told, ["late"], waited)
+            ticket.leave()
+        for waited in (4.96, 5.0, 7.0):
+            self.queue.join(lambda: False, lambda: self.order.append("late"), waited)
+            self.house.clock.pump([0.01] * 3)
+        self.assertEqual((self.order, len(self.queue)), (["late"] * 3, 0))
+
+    def test_how_long_it_stood_there(self):
+        for seconds in (0.0, 3.5):
+            ticket = self.join("a")
+            self.house.clock.advance(seconds)
+            self.assertEqual(ticket.leave(), seconds)
+
     def test_leave(self):
         """Who has left is neither served nor late; leaving twice does nothing."""
         a, _ = self.join("a"), self.join("b")
@@ -338,7 +359,9 @@ class HouseMachine(RuleBasedStateMachine):
     @rule(number=which, retry=st.sampled_from(Retry))
     def fail(self, number, retry):
         if attempt := self.pick(self.connector.under_way, number):
-            self.connector.fail(attempt, refusal(retry=retry))
+            denied = retry is Retry.OTHER_PORT
+            error = self.house.denied(attempt) if denied else refusal(retry=retry)
+            self.connector.fail(attempt, error)
 
     @rule(number=which, again=st.booleans())
     def finish(self, number, again):
@@ -374,6 +397,7 @@ class HouseMachine(RuleBasedStateMachine):
     @rule(steps=st.integers(1, 25))
     def time(self, steps):
         self.house.clock.pump([0.25] * steps)
+        self.house.accountant.tick()
 
     def in_queue(self, cluster):
         """The choices that wait, as the books of flow have it."""
@@ -421,7 +445,7 @@ class HouseMachine(RuleBasedStateMachine):
 
     def has_tried(self, choice):
         """Whether it may stand behind choices that asked later, for it has had its turn."""
-        return choice.tried or choice.fresh
+        return choice.tried or choice.fresh or choice.error is not None
 
     @invariant()
     def loads(self):

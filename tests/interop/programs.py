@@ -47,9 +47,15 @@ def require(name: str) -> str:
     path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if path is not None:
         return path
+    raise missing(f"{name} is not installed")
+
+
+def missing(what: str) -> Exception:
+    """What to raise where a test cannot be made here: a skip; with ``PROXYKIT_REQUIRE_INTEROP=1``
+    a failure."""
     if os.environ.get("PROXYKIT_REQUIRE_INTEROP") == "1":
-        raise AssertionError(f"{name} is not installed, and PROXYKIT_REQUIRE_INTEROP=1 is set")
-    raise SkipTest(f"{name} is not installed")
+        return AssertionError(f"{what}, and PROXYKIT_REQUIRE_INTEROP=1 is set")
+    return SkipTest(what)
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -82,17 +88,21 @@ class Child(ProcessProtocol):
         *,
         env: Mapping[str, str] | None = None,
         cwd: str | Path | None = None,
+        within: Sequence[str] = (),
     ) -> Child:
         """Start a program, and see to it that it does not outlive the test.
 
         :param argv: the program, by its path, and its arguments.
         :param env: the whole environment; by default the test's own.
+        :param within: a program that becomes this one elsewhere, and its arguments, such as
+            ``Side.within`` of ``namespaces``.
         """
         child = cls(os.path.basename(argv[0]))
+        whole = [*within, *argv]
         reactor.spawnProcess(
             child,
-            argv[0],
-            list(argv),
+            whole[0],
+            whole,
             env=dict(os.environ if env is None else env),
             path=None if cwd is None else str(cwd),
         )
@@ -194,9 +204,10 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: str | Path | None = None,
     timeout: float = DEADLINE,
+    within: Sequence[str] = (),
 ) -> Deferred[tuple[int, str]]:
     """Run a program to its end; gives its status and its output."""
-    child = Child.start(testcase, argv, env=env, cwd=cwd)
+    child = Child.start(testcase, argv, env=env, cwd=cwd, within=within)
     return child.ended(timeout).addCallback(lambda status: (status, child.output))
 
 
@@ -215,12 +226,14 @@ def service(
     ready: str = r"listening on",
     python: str = sys.executable,
     env: Mapping[str, str] | None = None,
+    within: Sequence[str] = (),
 ) -> Deferred[Child]:
     """Start ``twistd -n proxykit ARGS`` in a directory of its own; gives it when it is up.
 
     :param twistd: options of twistd's own, such as ``--reactor=select``.
     :param ready: what it prints when it is up; by default, when its first listener is.
     :param env: the whole environment; by default the test's, with this tree importable.
+    :param within: as ``Child.start`` has it.
     """
     directory = Path(testcase.mktemp())
     directory.mkdir(parents=True)
@@ -229,6 +242,7 @@ def service(
         [python, *TWISTD, *twistd, "proxykit", *args],
         env=environment() if env is None else env,
         cwd=directory,
+        within=within,
     )
     return child.wait_for(ready).addCallback(lambda match: child)
 
@@ -237,6 +251,7 @@ _NGINX = """
 daemon off;
 # One process, which stays the present user.
 master_process off;
+{user}
 pid {directory}/nginx.pid;
 error_log stderr notice;
 events {{ worker_connections 4096; }}
@@ -252,22 +267,26 @@ http {{
 """
 
 
-def nginx(testcase: TestCase, http: str) -> Deferred[Child]:
+def nginx(testcase: TestCase, http: str, *, within: Sequence[str] = ()) -> Deferred[Child]:
     """Start nginx in the foreground; gives it when it listens.
 
     :param http: what stands in its ``http`` block; ``{directory}`` in it is the directory, made
         for this test, that all of nginx's files are in. Other braces stay as they are.
+    :param within: as ``Child.start`` has it.
     """
     program = require("nginx")
     directory = Path(testcase.mktemp()).resolve()
     directory.mkdir(parents=True)
     conf = directory / "nginx.conf"
     body = http.replace("{directory}", str(directory))
-    conf.write_text(_NGINX.format(directory=directory, http=body))
+    # Else its files are to be nobody's, who is unknown in a namespace of users.
+    user = "user root;" if within else ""
+    conf.write_text(_NGINX.format(directory=directory, http=body, user=user))
     child = Child.start(
         testcase,
         [program, "-p", str(directory), "-e", "stderr", "-c", str(conf)],
         cwd=directory,
+        within=within,
     )
     # It says which system it is on after it has bound its sockets.
     return child.wait_for(r"\[notice\].*: OS: ").addCallback(lambda match: child)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import tomllib
 from contextlib import closing
 from http.client import HTTPConnection
+from pathlib import Path
 
 from twisted.internet import reactor
 from twisted.internet.defer import inlineCallbacks
@@ -12,10 +15,11 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.threads import deferToThread
 from twisted.protocols.wire import Echo
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SkipTest, TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
+from proxykit.net.kernel import is_local
 from tests.interop import programs
 from tests.interop.test_packaging import converse
 
@@ -30,6 +34,15 @@ class _Asked(Resource):
     def render_GET(self, request):
         version, cookie = (request.getHeader(name) for name in ("x-version", "cookie"))
         return f"{request.uri.decode()} version {version} cookie {cookie}".encode()
+
+
+class _Whence(Resource):
+    """Says where it was asked from."""
+
+    isLeaf = True
+
+    def render_GET(self, request):
+        return request.getClientAddress().host.encode()
 
 
 def ask(port, method, path, **fields):
@@ -107,16 +120,33 @@ class ExampleTests(TestCase):
 
     @inlineCallbacks
     def test_every_key(self):
-        """The file that lists them all is a right one, and so is what --print makes of it."""
-        status, printed = yield programs.run(
-            self,
-            [sys.executable, "-m", "proxykit", "check", str(EXAMPLES / "proxykit.toml"), "--print"],
-        )
-        self.assertEqual(status, 0, printed)
-        copy = self.mktemp()
-        with open(copy, "w") as file:
-            file.write(printed)
-        status, again = yield programs.run(
-            self, [sys.executable, "-m", "proxykit", "check", copy, "--print"]
-        )
-        self.assertEqual((status, again), (0, printed))
+        """The files that list them are right ones, and so is what --print makes of them."""
+        for name in ("proxykit.toml", "sources.toml"):
+            check = [sys.executable, "-m", "proxykit", "check"]
+            status, printed = yield programs.run(self, [*check, str(EXAMPLES / name), "--print"])
+            self.assertEqual(status, 0, printed)
+            copy = self.mktemp()
+            Path(copy).write_text(printed)
+            status, again = yield programs.run(self, [*check, copy, "--print"])
+            self.assertEqual((status, again), (0, printed))
+
+    @inlineCallbacks
+    def test_sources(self):
+        """Connections to the backend leave from the addresses that the file names."""
+        text = (EXAMPLES / "sources.toml").read_text()
+        addresses = tomllib.loads(text)["sources"]["addresses"]
+        if not all(map(is_local, addresses)):
+            raise SkipTest("not all of 127.0.0.0/8 is this machine")
+        origin = yield TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Site(_Whence()))
+        self.addCleanup(origin.stopListening)
+        port = programs.free_port()
+        for shown, real in ((9001, origin.getHost().port), (8080, port), (9901, 0)):
+            text, count = re.subn(rf"(?m)^([a-z].*\b){shown}\b", rf"\g<1>{real}", text)
+            self.assertEqual(count, 1)
+        path = Path(self.mktemp()).absolute()
+        path.write_text(text)
+        service = yield programs.service(self, ["--config", str(path)])
+        status, _, body = yield ask(port, "GET", "/")
+        self.assertEqual(status, 200)
+        self.assertIn(body.decode(), addresses)
+        yield service.stop("TERM")

@@ -191,7 +191,7 @@ class BeforeTests(ProxyTestCase):
             client.close()
             await served.ended()
             served.close()
-            await self.service.wait_for(rf"tcp: {HERE}:{port} -> backends .*: 5 bytes up, 7 bytes")
+            await self.service.wait_for(rf"tcp #\d+: {HERE}:{port} -> backends .*: 5 bytes up, 7 b")
 
     async def test_what_haproxy_has_decrypted(self) -> None:
         """The name that the client has asked for goes on to the backend."""
@@ -245,7 +245,7 @@ class BeforeTests(ProxyTestCase):
             )
             self.assertEqual(said.split()[::2][:2], [HERE, HOST])
             self.assertEqual(said.split()[3], str(port))
-        await self.service.wait_for(rf"sni: {HERE}:\d+ \(a\.example\) -> ")
+        await self.service.wait_for(rf"sni #\d+: {HERE}:\d+ \(a\.example\) -> ")
 
     async def test_health_checks(self) -> None:
         """They are HAProxy's own connections, and so they say."""

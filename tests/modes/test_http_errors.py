@@ -151,7 +151,7 @@ class ErrorTests(TestCase):
         origin = await start_origin(self, [OK])
         proxy = start_http(self, origin, queue=0)
         (budget,) = proxy.service.accountant._budgets.values()
-        budget.limit = 0
+        budget.free = 0
         client = await proxy.connect()
         response = await client.get()
         self.assertEqual(response.status, 503)

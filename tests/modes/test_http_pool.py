@@ -172,12 +172,12 @@ class ReuseTests(TestCase):
         routes = [HttpRoute(path="/other", cluster="other")]
         proxy = start_http(self, origin, others=[other], routes=routes)
         (budget,) = proxy.service.accountant._budgets.values()
-        budget.limit = 1
+        budget.free = 1
         client = await proxy.connect()
         for number, target in enumerate(("/", "/other", "/", "/other")):
             self.assertEqual((await client.get(target)).body, b"ok")
             self.assertEqual(len(origin.ends), number + 1)
-        self.assertEqual(proxy.pooled()["evicted"], 2)
+        self.assertEqual(proxy.pooled()["not_kept"], {"evicted": 2})
 
 
 class StaleTests(TestCase):
@@ -402,7 +402,7 @@ class PrivateTests(TestCase):
             await self.client.get("/mine")
         mine, theirs = self.origin.ends
         self.assertEqual(self.ends, [mine, theirs, mine, theirs, mine, theirs, mine])
-        self.assertEqual(self.proxy.stats["private"], {"authenticated": 2})
+        self.assertEqual(self.proxy.pooled()["not_kept"], {"authenticated": 2})
         self.assertEqual(self.proxy.pooled()["idle"], 0)
 
     async def test_by_what_the_client_says_alone(self) -> None:

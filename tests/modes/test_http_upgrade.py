@@ -116,7 +116,7 @@ class UpgradeTests(TestCase):
         second.send(OK)
         await other.response()
         self.assertEqual(served.take_rest(), b"")
-        self.assertEqual(proxy.stats["private"], {"upgraded": 1})
+        self.assertEqual(proxy.pooled()["not_kept"], {"upgraded": 1})
         client.close()
         await served.ended()
         served.close()
@@ -166,7 +166,7 @@ class UpgradeTests(TestCase):
             self.assertEqual((await served.request()).target, "/next")
             served.send(OK)
             self.assertEqual((await client.response()).body, b"ok")
-            self.assertEqual(proxy.stats["private"], {})
+            self.assertEqual(proxy.pooled()["not_kept"], {})
 
     async def test_a_backend_that_wants_another_protocol(self) -> None:
         """Which one it wants goes on to the client, whatever this hop speaks."""

@@ -443,7 +443,7 @@ class PassedOnTests(TestCase):
         self.assertEqual(shown["bytes_up"], 5)
         client.reset()
         await proxy.empty()
-        self.assertTrue(lines[-1].startswith("front: 192.0.2.7:56324 -> web "), lines[-1])
+        self.assertTrue(lines[-1].startswith("front #1: 192.0.2.7:56324 -> web "), lines[-1])
 
     async def test_a_chain(self) -> None:
         """Of three proxies, the last one's backend still knows who the client is."""

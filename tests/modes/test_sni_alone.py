@@ -208,7 +208,8 @@ class HandOverTests(TestCase):
             client.reset()
             await served.lost()
             await proxy.empty()
-            self.assertIn(f"here: {name} -> web {backend.address}: ", lines[-1])
+            self.assertIn(f": {name} -> web {backend.address} (own", lines[-1])
+            self.assertEqual(lines[-1][:6], "here #")
         there: Any = proxy.service.listeners["here"].snapshot()["traffic"]
         self.assertEqual(there["ended"], {"client reset": 2})
         self.assertEqual(proxy.traffic["ended"], {})
@@ -371,7 +372,8 @@ class ShownTests(TestCase):
         lines = hear(self)
         backend = await start_backend(self)
         proxy = start_sni(self, backend, default="web", settings=SniSettings(not_tls=""))
-        for data, text in ((HELLO, " (a.example)"), (asking(None), ""), (b"GET /", "")):
+        sent = ((HELLO, " (a.example)"), (asking(None), ""), (b"GET /", ""))
+        for number, (data, text) in enumerate(sent, 1):
             client = await proxy.connect()
             name = name_of(client)
             client.send(data)
@@ -381,8 +383,8 @@ class ShownTests(TestCase):
             await proxy.empty()
             self.assertEqual(
                 lines[-1],
-                f"front: {name}{text} -> web {backend.address}: {len(data)} bytes up,"
-                " 0 bytes down, 0.000 s, client reset",
+                f"front #{number}: {name}{text} -> web {backend.address} (own: opaque bytes):"
+                f" {len(data)} bytes up, 0 bytes down, 0.000 s, client reset",
             )
 
     async def test_no_line_if_the_user_wants_none(self) -> None:

@@ -415,28 +415,25 @@ class LogTests(RefusedTestCase):
     async def test_what_it_says(self) -> None:
         lines = hear(self)
         await self.start()
-        for pieces, why in (
-            ([NAMELESS], "it names no server"),
-            ([UNKNOWN], "nothing is served as b.example"),
-            ([HTTP], "starts like text, such as HTTP"),
-            (
-                [hello(sni(b"a/b"))],
-                "a name is one of DNS (RFC 6066 section 3)",
-            ),
+        for number, sent, why in (
+            (1, NAMELESS, "it names no server"),
+            (2, UNKNOWN, "nothing is served as b.example"),
+            (3, HTTP, "starts like text, such as HTTP"),
+            (4, hello(sni(b"a/b")), "a name is one of DNS (RFC 6066 section 3)"),
         ):
-            await self.answer(*pieces)
-            self.assertEqual(lines[-1], f"front: {self.client} refused: {why}")
+            await self.answer(sent)
+            self.assertEqual(lines[-1], f"front #{number}: {self.client} refused: {why}")
         client = await self.proxy.connect()
         await self.proxy.side_of(client)
         self.proxy.clock.advance(6)
         await client.ended()
         name = name_of(client)
-        self.assertEqual(lines[-1], f"front: {name} refused: no whole hello within 5 s")
+        self.assertEqual(lines[-1], f"front #5: {name} refused: no whole hello within 5 s")
         client = await self.proxy.connect()
         name = name_of(client)
         client.finish()
         await client.ended()
-        self.assertEqual(lines[-1], f"front: {name} refused: it ended before its hello")
+        self.assertEqual(lines[-1], f"front #6: {name} refused: it ended before its hello")
 
     async def test_rarely(self) -> None:
         await self.start()
@@ -450,7 +447,7 @@ class LogTests(RefusedTestCase):
         self.assertEqual(
             lines[2:],
             [
-                f"front: {self.client} refused: nothing is served as c.example"
+                f"front #9: {self.client} refused: nothing is served as c.example"
                 " (and 3 like it before)"
             ],
         )
@@ -461,4 +458,6 @@ class LogTests(RefusedTestCase):
         await self.start(settings=SniSettings(unknown_name="close"))
         lines = hear(self)
         await self.answer(UNKNOWN)
-        self.assertEqual(lines, [f"front: {self.client} refused: nothing is served as b.example"])
+        self.assertEqual(
+            lines, [f"front #1: {self.client} refused: nothing is served as b.example"]
+        )

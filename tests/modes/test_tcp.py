@@ -73,7 +73,7 @@ class BackendTests(TestCase):
         self.assertIn(
             line,
             [
-                f"front: {name} refused: connect to {HOST}:{port} failed: Connection refused"
+                f"front #1: {name} refused: connect to {HOST}:{port} failed: Connection refused"
                 for port in ports
             ],
         )
@@ -88,7 +88,7 @@ class BackendTests(TestCase):
         self.assertTrue(await client.lost())
         self.assertEqual(
             [line for line in lines if name in line],
-            [f"front: {name} refused: no backend of cluster web is up"],
+            [f"front #1: {name} refused: no backend of cluster web is up"],
         )
 
     async def test_a_router_that_knows_no_way(self) -> None:
@@ -180,8 +180,8 @@ class QueueTests(TestCase):
         self.assertEqual(
             [line for line in lines if name in line],
             [
-                f"front: {name} refused: waited 5 s in the queue of web: {backend.address} has all"
-                " of its 1 connections (max_connections)"
+                f"front #2: {name} refused: waited 5 s in the queue of web: {backend.address} has"
+                " all of its 1 connections (max_connections)"
             ],
         )
 
@@ -198,7 +198,7 @@ class QueueTests(TestCase):
         self.assertEqual(
             [line for line in lines if name in line],
             [
-                f"front: {name} refused: {backend.address} has all of its 1 connections"
+                f"front #3: {name} refused: {backend.address} has all of its 1 connections"
                 " (max_connections); the queue of web is full (queue = 1)"
             ],
         )
@@ -208,7 +208,7 @@ class QueueTests(TestCase):
         lines = hear(self)
         proxy = start_proxy(self, backend, queue=0)
         (budget,) = proxy.service.accountant._budgets.values()
-        budget.limit = 1
+        budget.free = 1
         await proxy.connect()
         await proxy.side()
         refused = await proxy.connect()
@@ -227,7 +227,7 @@ class QueueTests(TestCase):
         (line,) = [line for line in lines if name in line]
         self.assertRegex(
             line,
-            f"^front: {re.escape(name)} -> web -: 0 bytes up, 0 bytes down, 0.000 s, client left"
+            f"^front #2: {re.escape(name)} -> web -: 0 bytes up, 0 bytes down, 0.000 s, client left"
             " before it had a backend$",
         )
 
@@ -321,7 +321,8 @@ class LogTests(TestCase):
         proxy.clock.advance(2.5)
         await end(client, served, proxy)
         await proxy.empty()
-        start = f"front: {name} -> web {backend.address}: 5 bytes up, 3 bytes down, "
+        place = f"web {backend.address} (own: opaque bytes)"
+        start = f"front #1: {name} -> {place}: 5 bytes up, 3 bytes down, "
         mine = [line for line in lines if name in line]
         for line in mine:
             self.assertEqual(line[: len(start)], start)
@@ -420,7 +421,7 @@ class SocketTests(TestCase):
         served.close()
         self.assertEqual(await in_thread(read_all, client), b"answer")
         await proxy.empty()
-        self.assertIn("front: unix: -> web", lines[-1])
+        self.assertIn("front #1: unix: -> web", lines[-1])
 
     async def test_ipv6_behind(self) -> None:
         backend = await start_backend(self, host="::1")

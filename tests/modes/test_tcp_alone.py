@@ -60,6 +60,11 @@ class SnapshotTests(TestCase):
                 },
             ],
         )
+        for number, shared, reason in ((1, False, "opaque"), (2, None, "no-backend")):
+            found = proxy.listener.explain(number)
+            self.assertEqual(found["kind"], "l4")
+            self.assertEqual((found["shared"], found["reason"]), (shared, reason))
+        self.assertEqual(proxy.listener.snapshot()["traffic"]["own"], {"opaque": 1})
 
     async def test_connecting(self) -> None:
         proxy = start_proxy(self, unanswering(self))

@@ -33,6 +33,7 @@ class Socket(Pooled):
     """A connection as the pool knows it.
 
     :ivar closing: whether it was told to close; it is closed at the end of the turn.
+    :ivar reset: whether by a reset.
     :ivar closed: whether it is.
     """
 
@@ -43,16 +44,17 @@ class Socket(Pooled):
         self.capacity = house.capacity
         self.idle_limit = house.idle_limit
         self.opened = house.clock.seconds()
-        self.closing = self.closed = False
+        self.closing = self.closed = self.reset = False
         house.sockets.append(self)
 
     def close_idle(self) -> None:
         assert not self.in_use, "somebody uses it"
-        self.abort()
+        assert not self.closing, "closed twice"
+        self.closing = True
 
     def abort(self) -> None:
         assert not self.closing, "closed twice"
-        self.closing = True
+        self.closing = self.reset = True
 
     def close(self, tell: Callable[[], object] = lambda: None) -> None:
         """It is closed, whoever did that, and its lease given back.
@@ -269,11 +271,16 @@ class PoolHouse(House):
             assert socket.closing or len(using) == socket.in_use
             assert socket.closing or socket.lease.use is (Use.ACTIVE if using else Use.IDLE)
         for cluster in self.registry:
-            idle = self.pool.snapshot(cluster.config.name)["idle"]
-            assert idle == sum(
+            shown = self.pool.snapshot(cluster.config.name)
+            assert shown["idle"] == sum(
                 not (socket.in_use or socket.closing)
                 for socket in self.sockets
                 if socket.shelf.backend.cluster is cluster
+            )
+            assert shown["opened"] - sum(shown["not_kept"].values()) == sum(
+                not socket.not_kept
+                for socket in self.sockets
+                if socket.shelf.backend.cluster is cluster and socket.shelf.pool is self.pool
             )
             for backend in (*cluster.backends.values(), *cluster.leaving.values()):
                 mine = [socket for socket in self.sockets if socket.shelf.backend is backend]

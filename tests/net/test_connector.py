@@ -214,10 +214,14 @@ class SimulatedTests(TestCase):
 
     timeout = TIMEOUT
 
-    async def fails(self, error: Exception, backends: int = 1) -> tuple[ProxyError, Failing]:
+    async def fails(
+        self, error: Exception, backends: int = 1, **cluster: Any
+    ) -> tuple[ProxyError, Failing]:
         reactor = Failing(error)
-        bench = Bench(
-            self, *(Address(HOST, port) for port in range(1, backends + 1)), reactor=reactor
+        places = (Address(HOST, port) for port in range(1, backends + 1))
+        self.bench = bench = Bench(self, *places, reactor=reactor, **cluster)
+        bench.accountant.on_denied = lambda budget, why: reactor.denied.append(
+            (budget.free + 1, why)  # The lease comes back next.
         )
         waiting = bench.choose()
         reactor.advance(0)
@@ -230,14 +234,28 @@ class SimulatedTests(TestCase):
         return caught.exception, reactor
 
     async def test_out_of_ports(self) -> None:
+        """The book is corrected, and the attempt goes on until nothing is left."""
         for number in (errno.EADDRNOTAVAIL, errno.EADDRINUSE):
-            error, reactor = await self.fails(ConnectBindError(number, "?"), backends=2)
-            last = reactor.tried[-1]
+            error, reactor = await self.fails(ConnectBindError(number, "?"), 2, queue=0)
+            first, last = reactor.tried
+            self.assertEqual({first, last}, {1, 2})
             self.assertEqual(
-                error.message, f"connect to {HOST}:{last} failed: {os.strerror(number)}"
+                error.message,
+                f"no source port is left from {HOST} to {HOST}:1 (0 of 100 in use, 98 refused by"
+                " the kernel, 2 kept as headroom), and 1 more are full; the queue of web is full"
+                " (queue = 0)",
             )
             self.assertEqual((error.side, error.status), (Side.PROXY, 503))
-            self.assertEqual(sorted(reactor.tried), [1, 2])
+            self.assertEqual(
+                reactor.denied,
+                [
+                    (0, f"the kernel has no source port left from {HOST} to {HOST}:{port}")
+                    for port in reactor.tried
+                ],
+            )
+            self.assertEqual(
+                [each.failures for each in self.bench.cluster.backends.values()], [0, 0]
+            )
 
     async def test_out_of_descriptors_is_not_tried_again(self) -> None:
         for number in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
@@ -445,6 +463,7 @@ class Failing(ClockedReactor):
         super().__init__()
         self.error = error
         self.tried: list[int] = []
+        self.denied: list[tuple[int, str]] = []
 
     def connectTCP(self, host: str, port: int, factory: Any, timeout: object) -> Any:
         self.tried.append(port)

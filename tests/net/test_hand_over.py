@@ -449,7 +449,9 @@ class ServiceTests(TestCase):
             served.close()
             await proxy.empty()
             size = len(sent) + 4
-            self.assertIn(f"inner: {name} -> web {backend.address}: {size} bytes up, ", lines[-1])
+            self.assertEqual(lines[-1][:7], "inner #")
+            said = f": {name} -> web {backend.address} (own: opaque bytes): {size} bytes up, "
+            self.assertIn(said, lines[-1])
         front, inner = (listener.snapshot() for listener in service.listeners.values())
         self.assertEqual((front["accepted"], inner["accepted"]), (4, 0))
         self.assertEqual(front["traffic"]["hellos"]["handed_over"], 4)

@@ -15,6 +15,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
 from proxykit.core.deadlines import Deadlines
+from proxykit.core.sharing import explained
 from proxykit.net.listener import BACKLOG, Listener, endpoint
 from tests.sockets import (
     HOST,
@@ -100,8 +101,15 @@ class ListenerTests(TestCase):
                 {"id": 8, "listener": "front", "client": address_of(second)},
             ],
         )
+        # Its mode does not say whether it shares anything.
+        self.assertEqual(
+            listener.explain(8),
+            {**listener.describe_connections()[1], **explained(None, None, "unknown")},
+        )
         first.close()
         await until(lambda: len(listener.connections) == 1)
+        with self.assertRaises(KeyError):
+            listener.explain(7)
         self.assertEqual(list(listener.connections.values()), [two])
         await self.echoes(await connect(self, port_of(listener)))
         self.assertEqual(list(listener.connections), [8, 9])

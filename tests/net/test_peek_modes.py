@@ -343,7 +343,8 @@ class TcpTests(TestCase):
             await proxy.empty()
             self.assertRegex(
                 lines[-1],
-                f"^front: 192.0.2.7:56324 -> web {backend.address}: 8 bytes up, 6 bytes down, ",
+                rf"^front #\d: 192.0.2.7:56324 -> web {backend.address} \(own: opaque bytes\):"
+                " 8 bytes up, 6 bytes down, ",
             )
 
     async def test_bulk(self) -> None:

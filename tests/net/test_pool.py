@@ -428,7 +428,7 @@ class KeyTests(PoolTestCase):
         house.cluster("other", *backends(1))
         self.assertEqual(
             house.pool.snapshot("web"),
-            dict.fromkeys(("idle", "opening", "opened", "reused", "expired", "evicted"), 0),
+            {"idle": 0, "opening": 0, "opened": 0, "reused": 0, "own": {}, "not_kept": {}},
         )
         house.idle(3)
         house.ask()
@@ -437,7 +437,14 @@ class KeyTests(PoolTestCase):
         house.ask(fresh=True)
         self.assertEqual(
             house.pool.snapshot("web"),
-            {"idle": 2, "opening": 1, "opened": 5, "reused": 1, "expired": 2, "evicted": 0},
+            {
+                "idle": 2,
+                "opening": 1,
+                "opened": 5,
+                "reused": 1,
+                "own": {"none-idle": 5},
+                "not_kept": {"expired": 2},
+            },
         )
         self.assertEqual(house.pool.snapshot("other")["opened"], 0)
 

@@ -283,7 +283,7 @@ class RoomTests(IntroducedTestCase):
         house.turn()
         house.connect()
         self.assertTrue(waiting.active)
-        self.assertEqual(house.pool.snapshot("web")["evicted"], 1)
+        self.assertEqual(house.pool.snapshot("web")["not_kept"], {"evicted": 1})
         self.assertIs(house.ask(of=3).socket, newest)
         self.assertIs(house.ask(of=2).socket, newer)
 

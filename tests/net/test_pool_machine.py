@@ -77,7 +77,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def has_room(self, backend: Any) -> bool:
         """Whether a new connection to it could be opened, as the books have it."""
-        budget = self.house.accountant.budget(backend.address)
+        budget = self.house.accountant.budgets(backend.address)[0]
         return backend.connections < backend.cluster.config.max_connections and budget.free > 0
 
     def pick(self, things: Sequence[Any], number: int) -> Any:

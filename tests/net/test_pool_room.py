@@ -29,6 +29,7 @@ class RoomTests(IntroducedTestCase):
         busy.finish()
         closing = [each.closing for each in (first, second, busy.socket)]
         self.assertEqual(closing, [True, False, False])
+        self.assertFalse(first.reset)  # No port is wanted.
 
     def test_max_idle_keeps_the_newest(self):
         """Where each is one client's alone, the oldest is the least likely to be of use."""

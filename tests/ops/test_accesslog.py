@@ -34,10 +34,11 @@ from proxykit.ops.accesslog import (
 
 #: A plain entry, of 1 February 2026, 03:04:05 UTC.
 PLAIN_JSON = (
-    '{"time":1769915045.678,"listener":"front","client":"192.0.2.1","method":"GET","target":"/",'
-    '"version":"HTTP/1.1","host":"a.example","status":200,"bytes_sent":12,"bytes_received":0,'
-    '"seconds":0.25,"referer":"","user_agent":"","request_id":"r1","cluster":"web",'
-    '"backend":"10.1.0.1:80","reused":true,"error":""}'
+    '{"time":1769915045.678,"listener":"front","connection":17,"client":"192.0.2.1",'
+    '"method":"GET","target":"/","version":"HTTP/1.1","host":"a.example","status":200,'
+    '"bytes_sent":12,"bytes_received":0,"seconds":0.25,"referer":"","user_agent":"",'
+    '"request_id":"r1","cluster":"web","backend":"10.1.0.1:80","reused":false,'
+    '"own":"none-idle","not_kept":"closed","error":""}'
 )
 START = "192.0.2.1 - - [01/Feb/2026:03:04:05 +0000]"
 PLAIN = f'{START} "GET / HTTP/1.1" 200 12 "-" "-"'

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from http.client import HTTPConnection
 from typing import Any
 
 from twisted.trial.unittest import TestCase
 
+from proxykit.core.sharing import ADVICE, WHY
 from tests.sockets import HOST, TIMEOUT, Proxy, in_thread, start_backend, start_proxy, until
 
 
@@ -49,9 +51,17 @@ class AdminTests(TestCase):
         proxy = await self.start()
         paths = (await self.json(proxy, "/"))["paths"]
         self.assertEqual(
-            paths, ["/healthz", "/api/listeners", "/api/clusters", "/api/connections", "/api/ports"]
+            paths,
+            [
+                "/healthz",
+                "/api/listeners",
+                "/api/clusters",
+                "/api/connections",
+                "/api/ports",
+                "/api/explain/ID",
+            ],
         )
-        for path in paths:
+        for path in paths[:-1]:
             await self.json(proxy, path)
 
     async def test_ports(self) -> None:
@@ -79,10 +89,10 @@ class AdminTests(TestCase):
             (budget["protocol"], budget["source"], budget["destination"], budget["active"]),
             ("tcp", HOST, str(self.backend.address), 1),
         )
-        self.assertEqual(
-            (budget["idle"], budget["reserved"], budget["time_wait"], budget["foreign"]),
-            (0, 0, 0, 0),
-        )
+        # Foreign are the ports of the listeners here, where the kernel picks from them.
+        self.assertEqual((budget["idle"], budget["reserved"], budget["time_wait"]), (0, 0, 0))
+        out = budget["size"] - budget["free"] - budget["foreign"]
+        self.assertEqual(out, 1 + math.ceil(budget["size"] * 0.02))
 
     async def test_listeners(self) -> None:
         proxy = await self.start()
@@ -135,6 +145,7 @@ class AdminTests(TestCase):
                                 "connections": 1,
                                 "served": 1,
                                 "failures": 0,
+                                "closed_first": {"proxy": 0, "backend": 0, "reset": 0},
                                 "full": None,
                             }
                         ],
@@ -143,8 +154,8 @@ class AdminTests(TestCase):
                             "opening": 0,
                             "opened": 0,
                             "reused": 0,
-                            "expired": 0,
-                            "evicted": 0,
+                            "own": {},
+                            "not_kept": {},
                         },
                     }
                 ]
@@ -163,6 +174,52 @@ class AdminTests(TestCase):
         client.reset()
         await until(lambda: not proxy.listener.connections)
         self.assertEqual(await self.json(proxy, "/api/connections"), {"connections": []})
+
+    async def refused(self, proxy: Proxy, path: str) -> str:
+        """Why there is nothing there."""
+        status, header, body = await self.ask(proxy, path)
+        self.assertEqual((status, header["content-type"]), (404, "application/json"))
+        error: str = json.loads(body)["error"]
+        self.assertNotIn("\n", error)
+        return error
+
+    async def test_explain(self) -> None:
+        proxy = await self.start()
+        client = await proxy.connect()
+        await proxy.side()
+        found = await self.json(proxy, "/api/explain/1")
+        (shown,) = (await self.json(proxy, "/api/connections"))["connections"]
+        self.assertEqual({key: found[key] for key in shown}, shown)
+        self.assertEqual(
+            {key: value for key, value in found.items() if key not in shown},
+            {
+                "kind": "l4",
+                "shared": False,
+                "reason": "opaque",
+                "why": WHY["opaque"],
+                "advice": ADVICE["opaque"],
+            },
+        )
+        self.assertEqual(await self.json(proxy, "/api/explain/0001?now"), found)
+        client.reset()
+        await until(lambda: not proxy.listener.connections)
+        for number in (1, 2, 10**17):
+            self.assertEqual(
+                await self.refused(proxy, f"/api/explain/{number}"),
+                f"there is no connection {number}: it never was, or it has ended, and the log has"
+                " its line",
+            )
+
+    async def test_explain_what_is_no_number(self) -> None:
+        proxy = await self.start()
+        for text in ("", "x", "1x", "-1", "1/", "1.0", "%31", "9" * 5000):
+            error = await self.refused(proxy, f"/api/explain/{text}")
+            self.assertEqual(
+                error, f"expected the id of a connection (/api/connections), not {text!r}"
+            )
+        self.assertIn("there is no /api/explain here", await self.refused(proxy, "/api/explain"))
+        status, header, _ = await self.ask(proxy, "/api/explain/1", "POST")
+        self.assertEqual((status, header["allow"]), (405, "GET, HEAD"))
 
     async def test_a_query_does_not_matter(self) -> None:
         self.assertEqual(await self.json(await self.start(), "/healthz?now"), {"status": "ok"})

@@ -1,0 +1,100 @@
+"""Why a client has a connection to a backend of its own, or not: a name and a sentence for each.
+
+At L4 there is nothing to decide. At L7 there are two moments: a request may find no connection in
+the pool that it could have, and a connection may not go back there. Both are counted by these
+names, in ``/api/clusters``; ``/api/explain/ID`` has the sentences, and the access log the names.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: The two kinds of modes.
+L4, L7 = "l4", "l7"
+
+# At any time.
+OPAQUE = "opaque"
+REUSED = "reused"
+NO_BACKEND = "no-backend"
+UNKNOWN = "unknown"
+
+# Why a request got a new connection.
+NONE_IDLE = "none-idle"
+INTRODUCED = "introduced"
+STALE = "stale"
+LOST = "lost"
+
+# Both.
+POLICY = "policy"
+
+# Why a connection did not go back to the pool, or was taken out of it.
+UPGRADED = "upgraded"
+AUTHENTICATED = "authenticated"
+CLOSED = "closed"
+CLOSED_EARLY = "closed-early"
+MID_MESSAGE = "mid-message"
+SURPLUS = "surplus"
+BROKEN = "broken"
+POOL_FULL = "pool-full"
+EVICTED = "evicted"
+EXPIRED = "expired"
+CLIENT_LEFT = "client-left"
+STOPPED = "stopped"
+
+WHY = {
+    OPAQUE: "its bytes are opaque: nobody knows where a message ends, so each client needs a"
+    " connection to a backend for itself",
+    REUSED: "it uses a connection that others have used before",
+    NO_BACKEND: "it has no connection to a backend at the moment",
+    UNKNOWN: "its mode does not say, or has not got it yet",
+    NONE_IDLE: "no connection was idle: all were in use, or there was none yet",
+    INTRODUCED: "those that were idle speak for other clients, by the PROXY header that they began"
+    " with",
+    STALE: "those that were idle had not answered within the last second, and the request may not"
+    " be sent twice",
+    LOST: "the one that it was sent on first went away before it answered",
+    POLICY: 'reuse is "never": each request has a connection of its own',
+    UPGRADED: "it carries another protocol now, which only this client and its backend know",
+    AUTHENTICATED: "NTLM or Negotiate authenticate a connection, not a request: it stays this"
+    " client's",
+    CLOSED: "the backend has closed it, or said that it would",
+    CLOSED_EARLY: "the backend answered before the whole request had come",
+    MID_MESSAGE: "the client or the backend left, or took too long, in the middle of a message",
+    SURPLUS: "the backend sent more than its answer, or may have",
+    BROKEN: "the backend broke a rule, or sent what nobody had asked for",
+    POOL_FULL: "there were max_idle idle ones already",
+    EVICTED: "somebody else needed its port, or its place among max_connections",
+    EXPIRED: "it was idle for idle_timeout, or nearly for as long as the backend waits",
+    CLIENT_LEFT: "the client left that it spoke for, by the PROXY header that it began with",
+    STOPPED: "the service ended",
+}
+
+#: What would change it, where there is something to be done.
+ADVICE = {
+    OPAQUE: 'mode = "http", if it is HTTP',
+    INTRODUCED: "no proxy_protocol for this cluster: the backend finds the client in"
+    " X-Forwarded-For",
+    STALE: 'an idempotent method, such as PUT, or reuse = "always"',
+    POLICY: 'reuse = "safe", or "always"',
+    CLOSED: "a backend that keeps its connections, and says how an answer ends",
+    CLOSED_EARLY: "a backend that reads a request to its end",
+    POOL_FULL: "a greater max_idle",
+    EVICTED: "more source addresses, or a greater max_connections",
+    EXPIRED: "a longer idle_timeout, here and at the backend",
+}
+
+
+def explained(kind: str | None, shared: bool | None, reason: str) -> dict[str, Any]:
+    """What ``IExplains.explain`` returns.
+
+    :param kind: ``l4`` or ``l7``; None: nobody knows.
+    :param shared: None: there is nothing to be shared, or nobody knows.
+    :param reason: one of the names here.
+    """
+    return {
+        "kind": kind,
+        "shared": shared,
+        "reason": reason,
+        "why": WHY[reason],
+        "advice": ADVICE.get(reason),
+    }
