@@ -27,10 +27,13 @@ _STATES = 0xFFF & ~(1 << 7) & ~(1 << 3) & ~1
 #: What the kernel fills at once, if it gets as much room.
 READ_BYTES = 32768
 _HEADER = struct.Struct("=IHHII")
+_START, _NUMBER = struct.Struct("=IH"), struct.Struct("=i")
 # A header's length and type; state; the source port; destination port, source and destination
 # address in one piece, for that is what a budget is of; the inode, which an orphan has not.
 _ROW = struct.Struct("=IH11xB2x2s34s28xI")
-_ROW_BYTES = 16 + 72
+_ROW_BYTES = _HEADER.size + 72
+#: A header, and what has gone wrong: 0: nothing.
+_END_BYTES = _HEADER.size + _NUMBER.size
 
 
 class Dump:
@@ -74,15 +77,17 @@ class Dump:
     def _rows(self, size: int) -> Iterator[tuple[int, int, bytes, int]]:
         buffer, at, unpack = self._buffer, 0, _ROW.unpack_from
         while at < size:
-            length, kind = _HEADER.unpack_from(buffer, at)[:2]
-            if kind == _DONE:
+            left = size - at
+            length, kind = _START.unpack_from(buffer, at) if left >= _HEADER.size else (0, 0)
+            is_end = kind in (_DONE, _ERROR)
+            if not (_END_BYTES if is_end else _ROW_BYTES) <= length <= left:
+                raise OSError("a message of netlink is cut off")
+            if is_end:
+                number = -_NUMBER.unpack_from(buffer, at + _HEADER.size)[0]
+                if number:
+                    raise OSError(number, os.strerror(number))
                 self.done = True
                 return
-            if kind == _ERROR:
-                number = -struct.unpack_from("=i", buffer, at + 16)[0]
-                raise OSError(number, os.strerror(number))
-            if length < _ROW_BYTES or at + length > size:
-                raise OSError("a message of netlink is cut off")
             _, _, state, port, way, inode = unpack(buffer, at)
             yield state, int.from_bytes(port, "big"), way, inode
             at += (length + 3) & ~3

@@ -66,6 +66,7 @@ class Survey:
         self.readings = 0
         self._dump: sockdiag.Dump | None = None
         self._timer: IDelayedCall | None = None
+        self._next_turn: IDelayedCall | None = None
         # Seconds since the last reading, and those that it took.
         self._since = 0
         self._took = 0.0
@@ -147,13 +148,15 @@ class Survey:
         elif IReactorFDSet.providedBy(self._reactor):
             self._reactor.addReader(self)
         else:
-            self._reactor.callLater(0, self._turn)
+            self._next_turn = self._reactor.callLater(0, self._turn)
 
     def _turn(self) -> None:
         """For reactors that cannot wait for a descriptor of somebody else's."""
-        if self._dump is not None:
-            self._step()
-            self._reactor.callLater(0, self._turn)
+        self._next_turn = None
+        dump = self._dump
+        self._step()
+        if self._dump is dump:
+            self._next_turn = self._reactor.callLater(0, self._turn)
 
     def _open(self) -> bool:
         """Ask the kernel; False: it does not answer."""
@@ -161,8 +164,7 @@ class Survey:
             ports, reuse = self._ports(), kernel.time_wait_reuse()
             self._dump = self._make(ports.low, ports.high)
         except OSError as problem:
-            if problem.errno not in OUT_OF_DESCRIPTORS:  # Those may be there the next time.
-                self._blinded(problem)
+            self._unanswered(problem)
             return False
         self._accountant.measure(ports, reuse)
         self._since, self._took = 0, 0.0
@@ -176,7 +178,9 @@ class Survey:
                 table[way] = budget
         return True
 
-    def _blinded(self, problem: OSError) -> None:
+    def _unanswered(self, problem: OSError) -> None:
+        if problem.errno in OUT_OF_DESCRIPTORS:
+            return  # There may be some the next time; and memory.
         self.blind = True
         self._log.warn(
             "the kernel does not show its sockets ({why}): ports in TIME_WAIT are counted from what"
@@ -202,8 +206,8 @@ class Survey:
                 elif state == listen:
                     self._listening.add(port)
         except OSError as problem:
+            self._unanswered(problem)
             self._end(complete=False)
-            self._blinded(problem)
             return
         self._took += time.perf_counter() - begun
         if dump.done:
@@ -215,6 +219,9 @@ class Survey:
         if dump is not None:
             if IReactorFDSet.providedBy(self._reactor):
                 self._reactor.removeReader(self)
+            if self._next_turn is not None:
+                self._next_turn.cancel()
+                self._next_turn = None
             self._dump = None
             dump.close()
             budgets, self._budgets = self._budgets, []
