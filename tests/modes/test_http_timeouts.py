@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from twisted.trial.unittest import TestCase
@@ -29,6 +30,11 @@ SETTINGS = HttpSettings(
     response_body_timeout=40.0,
     upgrade_timeout=48.0,
 )
+
+
+def keep_small(transport: Any) -> None:
+    """The kernel is not to take more and more of what is to be sent."""
+    transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
 
 
 class TimeoutTests(TestCase):
@@ -224,6 +230,7 @@ class TimeoutTests(TestCase):
             await served.request()
             side = await proxy.served_by()
             upstream = side.exchange.upstream.transport
+            keep_small(side.transport)
             served.send(reply)
             await for_good(lambda it=upstream: quiet(it))
             proxy.clock.advance(39)
@@ -245,6 +252,7 @@ class TimeoutTests(TestCase):
         served = await self.origin.accepted()
         await served.request()
         side = await proxy.served_by()
+        keep_small(side.transport)
         served.send(head(CHUNKED))
         while not held(side.transport):
             served.send(b"2710\r\n" + bytes(10_000) + b"\r\n")
