@@ -24,6 +24,7 @@ from proxykit.interfaces import IAccountant
 from proxykit.model import Address, BudgetKey, PortRange
 
 if TYPE_CHECKING:
+    from proxykit.core.forecast import Level
     from proxykit.core.registry import BackendState
 
 
@@ -71,6 +72,12 @@ class Lease:
         """The address that its socket is to be bound to; empty: the kernel chooses."""
         budget = self._budget
         return budget.key.source if budget is not None and self._accountant.binds(budget) else ""
+
+    @property
+    def scarce(self) -> bool:
+        """Whether more than half of the ports like its own are taken."""
+        budget = self._budget
+        return budget is not None and budget.free * 2 < budget.limit
 
     @property
     def way(self) -> str:
@@ -162,6 +169,9 @@ class Accountant:
     :param seconds: tells the time.
     :ivar reuse: ``net.ipv4.tcp_tw_reuse``.
     :ivar second: a count of seconds.
+    :ivar halves: whether the kernel looks at every second port first.
+    :ivar on_level: is told how scarce the ports of a budget have become, how scarce they were, and
+        what to say of it.
     :ivar on_denied: is told of a budget whose ports the kernel did not give, and why.
     """
 
@@ -181,6 +191,8 @@ class Accountant:
         self.late = late
         self.reuse = reuse
         self.second = 0
+        self.halves = True
+        self.on_level: Callable[[Level, Level, str], object] | None = None
         self.on_denied: Callable[[Budget, str], object] | None = None
         self.seconds = seconds
         self._source_of = source_of
@@ -298,9 +310,10 @@ class Accountant:
                 budget.measure(ports.size, self.headroom, reuse)
                 self._serve(budget)
 
-    def tick(self, blind: bool = False) -> None:
+    def tick(self, seconds: float = 1.0, blind: bool = False) -> None:
         """Another second has passed.
 
+        :param seconds: how many they were in fact.
         :param blind: whether nobody reads what the kernel shows.
         """
         self.second += 1
@@ -313,6 +326,9 @@ class Accountant:
                 budget.forgive()
             if budget.refused:
                 self._serve(budget)
+            before = budget.watch.level
+            if budget.look_ahead(seconds) and self.on_level is not None:
+                self.on_level(budget.watch.level, before, budget.warning(before, self.halves))
 
     def read(self, budgets: list[Budget], listening: int) -> None:
         """The kernel has shown all that there is on these pages.

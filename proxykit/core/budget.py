@@ -14,7 +14,11 @@ from enum import IntEnum
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
+from proxykit.core.forecast import Forecast, Watch
+from proxykit.core.remedies import Figures, message
+
 if TYPE_CHECKING:
+    from proxykit.core.forecast import Level
     from proxykit.core.registry import BackendState
     from proxykit.model import BudgetKey
 
@@ -45,11 +49,14 @@ class Budget:
     :ivar ports: those of our own that are in use, as far as they are known yet.
     :ivar foreign: how many somebody else has, whoever that is.
     :ivar unseen: how many the kernel did not give, though by this book it has them.
+    :ivar closings: how many were ever closed so that nobody gets them for a minute.
+    :ivar forecast: when it will be empty; ``watch``: how scarce its ports are.
     """
 
     __slots__ = ("_before", "_denied", "_gone", "_reading", "_seen", "_seen_resting", "_young",
-                 "counts", "dropped", "foreign", "free", "key", "limit", "ports", "refused",
-                 "rested", "resting", "reuses", "size", "unseen")  # fmt: skip
+                 "closings", "counts", "dropped", "forecast", "foreign", "free", "key", "limit",
+                 "ports", "refused", "rested", "resting", "reuses", "size", "unseen",
+                 "watch")  # fmt: skip
 
     def __init__(self, key: BudgetKey, size: int, headroom: float, reuse: int = 0) -> None:
         self.key = key
@@ -74,6 +81,9 @@ class Budget:
         self._seen: set[int] = set()
         self._seen_resting: set[int] = set()
         self._gone: set[int] = set()
+        self.closings = 0
+        self.forecast = Forecast()
+        self.watch = Watch()
         self.measure(size, headroom, reuse)
 
     def measure(self, size: int, headroom: float, reuse: int) -> None:
@@ -148,6 +158,8 @@ class Budget:
                 self.rested[port] = second
                 if self.reuses:
                     self._young.append(now)
+                else:
+                    self.closings += 1
                 return
         self.free += 1
 
@@ -173,6 +185,38 @@ class Budget:
         while young and now - young[0] >= TOO_YOUNG:
             young.popleft()
             self.free += 1
+
+    def look_ahead(self, seconds: float) -> bool:
+        """So many seconds have passed.
+
+        :returns: whether its ports are scarcer than before, or less so; ``warning`` tells.
+        """
+        # A port that was denied is no trend, until the kernel has been asked why.
+        denied = self.unseen if self._denied else 0
+        taken, resting = self.limit - self.free - denied, self.kept
+        left = self.forecast.feed(taken - resting, resting, self.closings, self.limit, seconds)
+        return self.watch.look(taken, self.limit, left, seconds)
+
+    def warning(self, before: Level, halves: bool) -> str:
+        """What to say of how scarce its ports are, and what to do about it.
+
+        :param before: how scarce they were.
+        :param halves: whether the kernel looks at every second port first.
+        """
+        figures = Figures(
+            way=self.way,
+            size=self.size,
+            limit=self.limit,
+            taken=self.limit - self.free,
+            active=self.counts[Use.RESERVED] + self.counts[Use.ACTIVE],
+            idle=self.counts[Use.IDLE],
+            time_wait=self.kept,
+            foreign=self.foreign,
+            left=self.forecast.left,
+            plain=not self.key.destination,
+            halves=halves,
+        )
+        return message(self.watch.level, before, figures)
 
     # While the kernel is being asked.
 
@@ -225,6 +269,7 @@ class Budget:
 
     def snapshot(self) -> dict[str, Any]:
         """One budget as ``/api/ports`` shows it."""
+        left = self.forecast.left
         return {
             "protocol": self.key.protocol,
             "source": self.key.source,
@@ -236,7 +281,8 @@ class Budget:
             "time_wait": self.time_wait,
             "foreign": self.foreign,
             "free": max(0, self.free),
-            "forecast_seconds": None,
+            "forecast_seconds": None if left is None else round(left, 1),
+            "level": self.watch.level.name.lower(),
         }
 
 

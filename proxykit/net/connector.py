@@ -69,6 +69,8 @@ class Connector:
 
     def __init__(self, reactor: Any, accountant: IAccountant, deadlines: Deadlines) -> None:
         self.ports: PortRange | None = None
+        #: All ports there are, where it makes finding one faster to say so (core/remedies.py).
+        self.whole: PortRange | None = None
         self._reactor = reactor
         self._late = getattr(reactor, "binds_late", False)
         self._accountant = accountant
@@ -89,9 +91,11 @@ class Connector:
 
     def _source(self, lease: Lease) -> Source | tuple[str, int] | None:
         """What ``connectTCP`` is told of where a connection is to leave from."""
-        address = lease.source
-        if self._late and (address or self.ports):
-            return Source(address, self.ports)
+        address, ports = lease.source, self.ports
+        if ports is None and self.whole is not None and lease.scarce:
+            ports = self.whole
+        if self._late and (address or ports):
+            return Source(address, ports)
         return (address, 0) if address else None
 
     def attempt(self, attempt: Attempt) -> bool | Full:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 import resource
 import socket
 import struct
@@ -86,6 +88,17 @@ def narrow(connecting: socket.socket, ports: PortRange) -> None:
     """
     value = struct.pack("=I", ports.high << 16 | ports.low)
     connecting.setsockopt(socket.SOL_IP, _IP_LOCAL_PORT_RANGE, value)
+
+
+def looks_at_all_alike(release: str | None = None) -> bool:
+    """Whether a socket with a range, be it the whole, is given any port of it: since Linux 6.8.
+
+    Others are first given every second port (core/remedies.py).
+
+    :param release: of the kernel; default: this machine's.
+    """
+    found = re.match(r"(\d+)\.(\d+)", release or os.uname().release)
+    return found is not None and (int(found[1]), int(found[2])) >= (6, 8)
 
 
 def time_wait_reuse(directory: Path | None = None) -> int:

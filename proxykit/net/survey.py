@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from proxykit.core.accountant import Accountant
     from proxykit.core.budget import Budget
+    from proxykit.core.forecast import Level
     from proxykit.model import PortRange
 
 #: Seconds from one reading to the next: while ports are scarce, and else.
@@ -79,13 +80,16 @@ class Survey:
         self._by_source: dict[bytes, Budget] = {}
         self._budgets: list[Budget] = []
         self._listening: set[int] = set()
+        self._ticked = 0.0
         accountant.on_denied = self._denied
+        accountant.on_level = self._crossed
 
     def start(self) -> None:
         """Read now, and go on. Starting twice does nothing."""
         if self._timer is not None:
             return
         self.read_now()
+        self._ticked = self._reactor.seconds()
         self._timer = self._reactor.callLater(1.0, self._tick)
 
     def stop(self) -> None:
@@ -117,7 +121,9 @@ class Survey:
     def _tick(self) -> None:
         """Every second."""
         self._timer = self._reactor.callLater(1.0, self._tick)
-        self._accountant.tick(self.blind)
+        now = self._reactor.seconds()
+        passed, self._ticked = now - self._ticked, now
+        self._accountant.tick(passed, self.blind)
         self._since += 1
         if not self.blind and self._dump is None and self._is_due():
             self._begin()
@@ -128,6 +134,11 @@ class Survey:
         return self._since >= PLENTY or any(
             budget.refused or budget.free * 2 < budget.limit for budget in self._accountant
         )
+
+    def _crossed(self, level: Level, before: Level, text: str) -> None:
+        """The ports of a budget are scarcer than before, or less so."""
+        say = self._log.warn if level > before else self._log.info
+        say("{text}", text=text)
 
     def _denied(self, budget: Budget, why: str) -> None:
         """The kernel does not agree with the book."""

@@ -142,6 +142,7 @@ class ProxyService(Service):
         if wanted is not None and not accountant.late:
             why = "needs the proxykit reactor (twistd --reactor=proxykit, or none at all)"
             raise ConfigError([f"sources.port_range: {why}"])
+        accountant.halves = not (accountant.late and kernel.looks_at_all_alike())
         accountant.headroom, accountant.addresses = sources.headroom, sources.addresses
         if wanted is not None:
             try:
@@ -167,7 +168,9 @@ class ProxyService(Service):
     def _ports(self) -> model.PortRange:
         """The source ports there are to pick from."""
         if self._wanted is None:
-            return kernel.port_range()
+            ports = kernel.port_range()
+            self.connector.whole = None if self.accountant.halves else ports
+            return ports
         try:
             return kernel.narrowed(self._wanted)
         except ValueError:

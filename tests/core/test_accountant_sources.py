@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxykit.core.accountant import Accountant, Lease
@@ -270,9 +272,10 @@ class LeaseTests(SourcesTestCase):
             ([Backend(Address("/run/a", 0))], {}),
         ):
             self.use(*config, ports=10, **settings)
+            ports = itertools.count(1)
             for by, times in (("proxy", 3), ("backend", 2), ("reset", 1), ("", 4)):
-                leases = [self.lease(port=port) for port in range(1, times + 1)]
-                for lease in leases:
+                for _ in range(times):
+                    lease = self.lease(port=next(ports))
                     lease.closed_by = by
                     lease.release()
             shown = self.first.snapshot()
@@ -408,6 +411,7 @@ class KernelTests(SourcesTestCase):
         for ports, reuse, size, reuses in (
             (PortRange(1, 20), 0, 20, False),
             (PortRange(1, 20, 10), 0, 10, False),
+            (PortRange(1, 20, 10), 1, 10, True),
             (PortRange(1, 10), 1, 10, True),
         ):
             self.accountant.measure(ports, reuse)

@@ -241,6 +241,7 @@ class TextTests(SynchronousTestCase):
                 "foreign": 4,
                 "free": 27657,
                 "forecast_seconds": None,
+                "level": "ok",
             },
         )
 

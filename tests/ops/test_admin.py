@@ -83,16 +83,19 @@ class AdminTests(TestCase):
                 "foreign",
                 "free",
                 "forecast_seconds",
+                "level",
             ],
         )
         self.assertEqual(
             (budget["protocol"], budget["source"], budget["destination"], budget["active"]),
             ("tcp", HOST, str(self.backend.address), 1),
         )
-        # Foreign are the ports of the listeners here, where the kernel picks from them.
-        self.assertEqual((budget["idle"], budget["reserved"], budget["time_wait"]), (0, 0, 0))
+        self.assertEqual((budget["idle"], budget["reserved"]), (0, 0))
+        # Foreign are the ports of the listeners here, where the kernel picks from them. What rests
+        # from tests before may count or not: that depends on the machine.
         out = budget["size"] - budget["free"] - budget["foreign"]
-        self.assertEqual(out, 1 + math.ceil(budget["size"] * 0.02))
+        least = 1 + math.ceil(budget["size"] * 0.02)
+        self.assertTrue(least <= out <= least + budget["time_wait"], budget)
 
     async def test_listeners(self) -> None:
         proxy = await self.start()
