@@ -104,9 +104,14 @@ class QueueTests(SynchronousTestCase):
             self.queue.join(lambda: False, lambda: self.order.append("late"), waited)
             self.house.clock.pump([0.01] * 3)
         self.assertEqual((self.order, len(self.queue)), (["late"] * 3, 0))
+        # Each length of time costs something of its own, so there are few.
+        self.queue.limit = 100
+        for waited in range(100):
+            self.queue.join(lambda: False, lambda: None, 1.0 + waited / 1000)
+        self.assertLess(len(self.house.deadlines._lanes), 10)
 
     def test_how_long_it_stood_there(self):
-        for seconds in (0.0, 3.5):
+        for seconds in (0.0, 3.5, 1.0):
             ticket = self.join("a")
             self.house.clock.advance(seconds)
             self.assertEqual(ticket.leave(), seconds)

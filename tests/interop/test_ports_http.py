@@ -66,7 +66,10 @@ class HttpTests(ports_case.PortsTestCase):
         rest = len(await self.sockets())
         self.assertLess(rest, 100)
         counts = await self.closed_first()
-        self.assertEqual(counts, {"proxy": rest, "backend": 401 - rest, "reset": 0})
+        self.assertEqual(counts["reset"], 0)
+        self.assertEqual(counts["proxy"] + counts["backend"], 401)
+        # An end may come between the look for it and the close.
+        self.assertLessEqual(abs(counts["proxy"] - rest), 10)
 
     async def test_reset(self) -> None:
         """``close = "reset"``: nor does it where the proxy closes what has been idle."""

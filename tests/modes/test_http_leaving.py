@@ -162,13 +162,13 @@ class ClientTests(TestCase):
         """Who left has not made it bad."""
         origin, proxy = await start(self)
         clients = [await proxy.connect() for _ in range(2)]
-        for client in clients:
-            client.ask()
+        for number, client in enumerate(clients):
+            client.ask("GET", f"/{number}")
         await until(lambda: proxy.leftovers()["opening"] or origin.ends)
         clients[0].reset()
         await until(lambda: len(proxy.sides()) == 1)
-        await until(lambda: any(end.received for end in origin.ends))
-        (served,) = (end for end in origin.ends if end.received and end.reason is None)
+        await until(lambda: any(b"GET /1 " in end.received for end in origin.ends))
+        (served,) = (end for end in origin.ends if b"GET /1 " in end.received)
         await served.request()
         served.send(OK)
         self.assertEqual((await clients[1].response()).body, b"ok")

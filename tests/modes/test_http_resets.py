@@ -13,7 +13,7 @@ from proxykit.net.closing import settled
 from tests.http_sockets import HttpEnd, HttpProxy, answer, last, request, start_http, start_origin
 from tests.modes.test_http_bodies import OK
 from tests.modes.test_http_upgrade import ASKING, SWITCHING
-from tests.modes.test_resets import resting, takes_little
+from tests.modes.test_resets import ports_of, rests, takes_little
 from tests.sockets import TIMEOUT, until
 from tests.tls_certificates import ca_file
 from tests.tls_sockets import start_secure, start_secure_backend
@@ -49,6 +49,9 @@ class HttpResetsTests(TestCase):
             await self.asked(close=close, **more)
             await self.answered()
             await until(self.settled)
+            (backend,) = self.proxy.cluster.backends.values()
+            (upstream,) = backend.shelf.free
+            ports = ports_of(upstream.transport)
             ways()
             if close == "reset":
                 self.assertTrue(await self.served.lost())
@@ -58,8 +61,7 @@ class HttpResetsTests(TestCase):
                 self.served.close()
                 await self.served.lost()
             await until(lambda: not self.proxy.leftovers()["connections"])
-            port, rest = self.origin.address.port, close == "fin"
-            await until(lambda port=port, rest=rest: resting(port) == rest)
+            await until(lambda ports=ports, close=close: rests(ports) is (close == "fin"))
 
     async def test_expired(self) -> None:
         await self.ends(lambda: self.proxy.clock.advance(40))

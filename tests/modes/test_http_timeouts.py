@@ -151,7 +151,7 @@ class TimeoutTests(TestCase):
         served.transport.pauseProducing()
         client.send(bytes(29_000_000))
         side = await proxy.served_by()
-        await until(lambda: side._held)
+        await for_good(lambda: side._held)
         await self.expires(proxy, client, 32.0)
         response = await client.response()
         self.assertEqual(response.status, 504)
