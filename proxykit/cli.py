@@ -6,11 +6,16 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 
-from proxykit import __version__, config
+from proxykit import __version__, config, tomllines
+from proxykit.core.plan import make_plan
 from proxykit.errors import ConfigError
 from proxykit.model import Config
+from proxykit.net.facts import facts
+from proxykit.strict import dotted
 
 #: What a shell reports of a program that SIGPIPE has ended.
 _BROKEN_PIPE = 128 + 13
@@ -19,6 +24,9 @@ _EXAMPLES = """\
 examples:
   proxykit check proxykit.toml            is this file right? one line for each mistake
   proxykit check proxykit.toml --print    ... and what is in force, defaults included
+  proxykit plan proxykit.toml             how much can it hold, and what runs out first?
+  proxykit lab                            which questions are there to be tried?
+  proxykit lab limit --plot limit.svg     try one, and draw what was found
 
 the service itself:
   twistd -n proxykit --config proxykit.toml
@@ -55,7 +63,8 @@ def _run(argv: Sequence[str] | None) -> int:
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return 2
-    return _check(arguments)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    return run(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,6 +89,44 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print the whole configuration in force, defaults included, as TOML",
     )
+    check.set_defaults(run=_check)
+    plan = commands.add_parser(
+        "plan",
+        help="reckon how many connections each listener can hold, and what runs out first",
+        description="Read a configuration file and reckon, from it and from this machine, for each"
+        " listener: how many connections at once, how many new ones a second, what runs out first"
+        " and what to do about it; and warn of known traps. Nothing is started, and nothing is"
+        " measured. The exit status is 0, or 1 if there is a mistake in the file.",
+    )
+    plan.add_argument("file", metavar="FILE", help="such as proxykit.toml")
+    plan.add_argument("--json", action="store_true", help="print it as JSON, for programs")
+    plan.add_argument(
+        "--stock-reactor",
+        action="store_true",
+        help="as if the service ran on a reactor of Twisted's own (twistd --reactor=epoll)",
+    )
+    plan.set_defaults(run=_plan)
+    lab = commands.add_parser(
+        "lab",
+        help="answer a question by an experiment: the real service in a network of its own",
+        description="Run an experiment: the real service and real sockets, in network namespaces"
+        " of its own (as root, or where users may make them), and print what was found. Without"
+        " NAME, list the experiments. Nothing is left behind. The exit status is 0, or 1 if it"
+        " cannot be done here.",
+    )
+    lab.add_argument("name", metavar="NAME", nargs="?", help='an experiment, or "all"')
+    lab.add_argument(
+        "--plot", metavar="FILE.svg", type=Path, help="draw what was found (needs matplotlib)"
+    )
+    lab.add_argument("--json", action="store_true", help="print all figures, as JSON")
+    lab.add_argument("--quick", action="store_true", help="a tenth of the ports and of the clients")
+    lab.add_argument(
+        "--docs",
+        metavar="DIRECTORY",
+        type=Path,
+        help="write NAME.rst, NAME.svg and NAME.json there (needs matplotlib)",
+    )
+    lab.set_defaults(run=_lab)
     return parser
 
 
@@ -93,6 +140,40 @@ def _check(arguments: argparse.Namespace) -> int:
         print(config.as_toml(read), end="")
     else:
         print(f"{arguments.file}: ok: {_summary(read)}")
+    return 0
+
+
+def _lab(arguments: argparse.Namespace) -> int:
+    # Experiments need much that the other commands do not.
+    from proxykit.lab import command
+
+    return command.run(arguments)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    # What draws tables takes longer to import than checking a file takes.
+    from proxykit.plan_report import Report
+
+    file = arguments.file
+    try:
+        read = config.load(file, environ=os.environ)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    lines = tomllines.Lines()
+    with suppress(OSError, ValueError):  # It may be gone, or another one, by now.
+        lines = tomllines.lines(Path(file).read_text(encoding="utf-8"))
+    late = not arguments.stock_reactor
+    if read.sources.port_range is not None and not late:
+        key = ("sources", "port_range")
+        why = "needs the proxykit reactor"
+        print(f"{file}:{lines.find(key)}: {dotted(key)}: {why}", file=sys.stderr)
+        return 1
+    report = Report(make_plan(read, facts(read, late)), file, lines)
+    if arguments.json:
+        print(report.as_json())
+    else:
+        report.show(sys.stdout)
     return 0
 
 

@@ -24,7 +24,7 @@ _ROWS: tuple[tuple[str, ...], ...] = (
     ("core",),
     ("net",),
     ("modes", "sources"),
-    ("config", "tables"),
+    ("config", "tables", "plan_report"),
     ("ops", "lab", "testing"),
     ("flags", "tap", "cli", "__main__"),
     ("plugins",),
