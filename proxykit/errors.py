@@ -14,6 +14,8 @@ from enum import Enum
 OUT_OF_PORTS = (errno.EADDRNOTAVAIL, errno.EADDRINUSE)
 #: This process, or this machine, has no descriptor or no memory to give.
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+#: How it is told that a source address is missing; that looks like a want of ports to the kernel.
+NOT_HERE = "is not an address of this machine"
 
 
 class Side(Enum):

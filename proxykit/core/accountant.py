@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from zope.interface import implementer
@@ -30,7 +29,8 @@ if TYPE_CHECKING:
 
 # Finding a member of an enumeration takes as long as all that is then done with it.
 _ACTIVE, _IDLE = Use.ACTIVE, Use.IDLE
-_free = attrgetter("free")
+#: Seconds for which others are tried first, after a connect from an address has failed.
+SHUNNED = 10
 
 #: From one use to the next. RELEASED is final: a lease is given back once.
 TRANSITIONS: tuple[tuple[Use, ...], ...] = (
@@ -93,7 +93,7 @@ class Lease:
     def denied(self, why: str) -> None:
         """The kernel has no port for it, whatever the book says; ``release`` comes next."""
         if self._budget is not None:
-            self._budget.denied()
+            self._budget.denied(why)
             self._accountant.denied(self._budget, why)
 
     def connected(self) -> None:
@@ -120,6 +120,11 @@ class Lease:
             counts[2] -= 1
             counts[1] += 1
         self.use = _ACTIVE
+
+    def failed(self) -> None:
+        """Nothing has come of its connect, and the reason may be where it left from."""
+        if self._budget is not None:
+            self._budget.shunned = self._accountant.second + SHUNNED
 
     @property
     def wanted(self) -> bool:
@@ -221,7 +226,7 @@ class Accountant:
         """The page with the most free ports of those that this backend may use."""
         pages = backend.pages
         if pages and self.binds(pages[0]):
-            page = pages[0] if len(pages) == 1 else max(pages, key=_free)
+            page = self._best(pages)
             if not page.dropped:
                 return page
         elif pages and not pages[0].dropped:
@@ -230,7 +235,15 @@ class Accountant:
             if page.key.source == self._source(backend.address):
                 return page
         pages = backend.pages = self.budgets(backend.address)
-        return max(pages, key=_free)
+        return self._best(pages)
+
+    def _best(self, pages: tuple[Budget, ...]) -> Budget:
+        """The one with most ports free; one from where a connect has just failed has a rest first:
+        it gives its ports back at once, so it would always be the one with most."""
+        if len(pages) == 1:
+            return pages[0]
+        second = self.second
+        return max(pages, key=lambda page: (page.free > 0, page.shunned <= second, page.free))
 
     def _grown(self, pages: tuple[Budget, ...]) -> Budget:
         """The page with the most free ports, by now."""
@@ -238,7 +251,7 @@ class Accountant:
         for page in pages:
             if page.reuses:
                 page.grow(now)
-        return max(pages, key=_free)
+        return self._best(pages)
 
     def _bound(self, address: Address) -> tuple[str, ...]:
         """The addresses to bind to for a destination; none: the kernel chooses."""
@@ -299,6 +312,11 @@ class Accountant:
     def snapshot(self) -> list[dict[str, Any]]:
         """All budgets, as ``/api/ports`` shows them."""
         return [budget.snapshot() for budget in self._budgets.values()]
+
+    def go_blind(self) -> None:
+        """Nobody shows any more what the kernel has."""
+        for budget in self:
+            budget.go_blind(self.second)
 
     # What the kernel tells.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxykit.core.forecast import Forecast, Watch
 from proxykit.core.remedies import Figures, message
+from proxykit.errors import NOT_HERE
 
 if TYPE_CHECKING:
     from proxykit.core.forecast import Level
@@ -55,13 +56,17 @@ class Budget:
 
     __slots__ = ("_before", "_denied", "_gone", "_reading", "_seen", "_seen_resting", "_young",
                  "closings", "counts", "dropped", "forecast", "foreign", "free", "key", "limit",
-                 "ports", "refused", "rested", "resting", "reuses", "size", "unseen",
-                 "watch")  # fmt: skip
+                 "ports", "refused", "rested", "resting", "reuses", "shunned", "size", "unseen",
+                 "watch", "why_unseen")  # fmt: skip
 
     def __init__(self, key: BudgetKey, size: int, headroom: float, reuse: int = 0) -> None:
         self.key = key
         #: Whether it is no longer in the book; nobody has a lease on it.
         self.dropped = False
+        #: Until which second others are taken first: a connect from here has just failed.
+        self.shunned = 0
+        #: Why the kernel did not give what it did not give.
+        self.why_unseen = ""
         self.counts = [0] * len(Use)
         self.ports: set[int] = set()
         self.foreign = self.unseen = 0
@@ -110,6 +115,11 @@ class Budget:
     def time_wait(self) -> int:
         """How many the kernel still holds after their connection was closed."""
         return len(self.resting) + len(self._before) + len(self.rested)
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether it is the source address that is not there."""
+        return self.unseen > 0 and self.why_unseen.endswith(NOT_HERE)
 
     @property
     def kept(self) -> int:
@@ -163,8 +173,9 @@ class Budget:
                 return
         self.free += 1
 
-    def denied(self) -> None:
+    def denied(self, why: str = "") -> None:
         """The kernel had no port for a lease that is about to be given back."""
+        self.why_unseen = why
         self.unseen += max(0, self.free) + 1
         self._denied = True
         self.settle()
@@ -217,6 +228,13 @@ class Budget:
             halves=halves,
         )
         return message(self.watch.level, before, figures)
+
+    def go_blind(self, second: int) -> None:
+        """The kernel shows no more: what it had shown grows old like the rest."""
+        self._before |= dict.fromkeys(self.resting, second)
+        self.resting = set()
+        self.foreign = 0
+        self.settle()
 
     # While the kernel is being asked.
 
@@ -283,6 +301,9 @@ class Budget:
             "free": max(0, self.free),
             "forecast_seconds": None if left is None else round(left, 1),
             "level": self.watch.level.name.lower(),
+            # What else the size is made of, while the kernel gives less than the book has.
+            "headroom": self.size - self.limit,
+            "denied": self.unseen,
         }
 
 
@@ -296,7 +317,8 @@ def none_left(budgets: tuple[Budget, ...]) -> str:
     others = (
         (sum(b.kept for b in budgets), "in TIME_WAIT"),
         (sum(b.foreign for b in budgets), "of other processes"),
-        (sum(b.unseen for b in budgets), "refused by the kernel"),
+        (sum(b.unseen for b in budgets if not b.is_missing), "refused by the kernel"),
     )
     parts += [f"{count} {what}" for count, what in others if count]
+    parts += [b.why_unseen for b in budgets if b.is_missing]
     return f"no source port is left {where} ({', '.join(parts)}, {kept} kept as headroom)"

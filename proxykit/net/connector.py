@@ -21,6 +21,7 @@ from zope.interface import implementer
 from proxykit.core.budget import Use
 from proxykit.core.waiting import Full
 from proxykit.errors import (
+    NOT_HERE,
     OUT_OF_DESCRIPTORS,
     OUT_OF_PORTS,
     ProxyError,
@@ -54,6 +55,8 @@ _KINDS = {
     errno.EHOSTUNREACH: "destination_ip_unroutable",
     errno.ENETUNREACH: "destination_ip_unroutable",
 }
+#: What has nothing to do with the address that a connection was to leave from.
+_FROM_ANYWHERE = (errno.ECONNREFUSED, *OUT_OF_PORTS, *OUT_OF_DESCRIPTORS)
 
 
 @implementer(IConnector)
@@ -293,6 +296,8 @@ class _Connecting(ClientFactory):
     def clientConnectionFailed(self, connector: ITwistedConnector, reason: Failure) -> None:
         """It is not connected, and its socket is closed."""
         self.maybe_denied(reason.value)
+        if self._attempt is not None and _number(reason.value) not in _FROM_ANYWHERE:
+            self._lease.failed()
         self.over()
         self._settle(lambda: self.error(reason.value))
 
@@ -332,12 +337,13 @@ class _Connecting(ClientFactory):
         number = _number(cause)
         text = str(cause).partition("\n")[0] or repr(cause)
         why = os.strerror(number) if isinstance(number, int) else text
-        message = f"connect to {address} failed: {why}"
+        source = self._lease.source
+        leaving = f"from {source} " if source else ""
+        message = f"connect {leaving}to {address} failed: {why}"
         if number in OUT_OF_PORTS:
             message = f"the kernel has no source port left {self._lease.way}"
-            source = self._lease.source
             if source and isinstance(cause, ConnectBindError) and number == errno.EADDRNOTAVAIL:
-                message = f"{source} is not an address of this machine"
+                message = f"{source} {NOT_HERE}"
             return ProxyError(
                 message,
                 side=Side.PROXY,

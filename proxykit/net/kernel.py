@@ -48,12 +48,17 @@ def port_range(directory: Path | None = None) -> PortRange:
 
 
 def _less_reserved(low: int, high: int, directory: Path) -> PortRange:
-    reserved = (directory / "ip_local_reserved_ports").read_text().strip()
-    count = 0
-    for part in reserved.split(",") if reserved else ():
+    return PortRange(low, high, len(reserved(low, high, directory)))
+
+
+def reserved(low: int, high: int, directory: Path | None = None) -> frozenset[int]:
+    """Which ports of a range the kernel never picks, ``ip_local_reserved_ports``."""
+    text = ((directory or _IPV4) / "ip_local_reserved_ports").read_text().strip()
+    ports: set[int] = set()
+    for part in text.split(",") if text else ():
         first, _, last = part.partition("-")
-        count += max(0, min(int(last or first), high) - max(int(first), low) + 1)
-    return PortRange(low, high, count)
+        ports.update(range(max(int(first), low), min(int(last or first), high) + 1))
+    return frozenset(ports)
 
 
 def narrowed(wanted: PortRange, directory: Path | None = None) -> PortRange:
@@ -104,11 +109,18 @@ def looks_at_all_alike(release: str | None = None) -> bool:
 def time_wait_reuse(directory: Path | None = None) -> int:
     """``tcp_tw_reuse``: whether the kernel gives ports in TIME_WAIT out again.
 
-    :returns: 0: never; 1: always; 2: between loopback addresses.
+    :returns: 0: never, as also without timestamps, by which it tells old segments from new; 1:
+        always; 2: between loopback addresses.
     :raises ValueError: the kernel says something that cannot be read.
     """
+    directory = directory or _IPV4
     try:
-        return int(((directory or _IPV4) / "tcp_tw_reuse").read_text())
+        if not int((directory / "tcp_timestamps").read_text()):
+            return 0
+    except FileNotFoundError:
+        pass  # Not in each network namespace, in old kernels.
+    try:
+        return int((directory / "tcp_tw_reuse").read_text())
     except FileNotFoundError:
         return 0
 
@@ -172,7 +184,10 @@ class SourceAddresses:
         # Connecting a UDP socket makes the kernel choose, and sends nothing.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((host, _PORT))
+            # Looked up, though it is no name: the scope of a link-local address is a part of it.
+            flags = socket.AI_NUMERICHOST
+            (found,) = socket.getaddrinfo(host, _PORT, family, socket.SOCK_DGRAM, 0, flags)
+            probe.connect(found[4])
             source: str = probe.getsockname()[0]
         self._known[host] = (now + _SOURCE_KEPT, source)
         return source

@@ -2,7 +2,7 @@
 
 A reading goes in small steps, one read of the kernel in a turn of the reactor, and takes one or two
 hundredths of a second for ten thousand sockets. While ports are scarce there is one every second,
-else every ten; never do they take more than a fiftieth of the time.
+else every ten; never do they take more than a fiftieth of the time, except for who asks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from proxykit.core.rarely import Rarely
-from proxykit.errors import OUT_OF_DESCRIPTORS
+from proxykit.errors import NOT_HERE, OUT_OF_DESCRIPTORS
 from proxykit.net import kernel, sockdiag
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Seconds from one reading to the next: while ports are scarce, and else.
 SCARCE, PLENTY = 1, 10
+#: Seconds after which a kernel that did not answer is asked again.
+BLIND = 300
 #: The share of the time that readings may take.
 SHARE = 0.02
 #: Seconds for one that has to be done before anything else is.
@@ -80,6 +82,8 @@ class Survey:
         self._by_source: dict[bytes, Budget] = {}
         self._budgets: list[Budget] = []
         self._listening: set[int] = set()
+        # Ports that are not among those that there are, whoever has them.
+        self._reserved: frozenset[int] = frozenset()
         self._ticked = 0.0
         accountant.on_denied = self._denied
         accountant.on_level = self._crossed
@@ -125,10 +129,12 @@ class Survey:
         passed, self._ticked = now - self._ticked, now
         self._accountant.tick(passed, self.blind)
         self._since += 1
-        if not self.blind and self._dump is None and self._is_due():
+        if self._dump is None and self._is_due():
             self._begin()
 
     def _is_due(self) -> bool:
+        if self.blind:
+            return self._since >= BLIND
         if self._since * SHARE < self._took:
             return False
         return self._since >= PLENTY or any(
@@ -146,8 +152,10 @@ class Survey:
         self._rarely.warn(
             self._log,
             budget.way,
-            "{why}, although by the book there are some; it is corrected until the kernel's sockets"
-            " have been read again",
+            "{why}: nothing leaves from it until it is there again"
+            if why.endswith(NOT_HERE)
+            else "{why}, although by the book there are some; it is corrected until the kernel's"
+            " sockets have been read again",
             why=why,
         )
 
@@ -173,11 +181,13 @@ class Survey:
         """Ask the kernel; False: it does not answer."""
         try:
             ports, reuse = self._ports(), kernel.time_wait_reuse()
+            reserved = kernel.reserved(ports.low, ports.high) if ports.reserved else frozenset()
             self._dump = self._make(ports.low, ports.high)
         except OSError as problem:
             self._unanswered(problem)
             return False
         self._accountant.measure(ports, reuse)
+        self._reserved = reserved
         self._since, self._took = 0, 0.0
         self._by_way, self._by_source, self._listening = {}, {}, set()
         self._budgets = list(self._accountant)
@@ -192,7 +202,11 @@ class Survey:
     def _unanswered(self, problem: OSError) -> None:
         if problem.errno in OUT_OF_DESCRIPTORS:
             return  # There may be some the next time; and memory.
+        self._since = 0
+        if self.blind:
+            return
         self.blind = True
+        self._accountant.go_blind()
         self._log.warn(
             "the kernel does not show its sockets ({why}): ports in TIME_WAIT are counted from what"
             " was closed here, those of other processes not at all",
@@ -205,9 +219,11 @@ class Survey:
         assert dump is not None
         begun = time.perf_counter()
         by_way, by_source, source_part = self._by_way, self._by_source, sockdiag.source_part
-        resting, listen = sockdiag.TIME_WAIT, sockdiag.LISTEN
+        resting, listen, reserved = sockdiag.TIME_WAIT, sockdiag.LISTEN, self._reserved
         try:
             for state, port, way, inode in dump.read():
+                if port in reserved:
+                    continue  # It is not among those that are counted.
                 budget = by_way.get(way)
                 if budget is None and by_source:
                     budget = by_source.get(source_part(way))
@@ -238,6 +254,9 @@ class Survey:
             budgets, self._budgets = self._budgets, []
             if complete:
                 self.readings += 1
+                if self.blind:
+                    self.blind = False
+                    self._log.info("the kernel shows its sockets again")
                 self._accountant.read(budgets, len(self._listening))
             else:
                 for budget in budgets:

@@ -242,6 +242,8 @@ class TextTests(SynchronousTestCase):
                 "free": 27657,
                 "forecast_seconds": None,
                 "level": "ok",
+                "headroom": 565,
+                "denied": 0,
             },
         )
 

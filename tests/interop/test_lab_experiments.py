@@ -12,12 +12,14 @@ from proxykit.lab import command, loads
 from proxykit.lab.experiments import EXPERIMENTS, forecast, sharing, stateful, time_wait
 from proxykit.lab.programs import LabError
 from tests.interop import programs
+from tests.interop.test_lab import TWICE
 
 PROGRAMS = ("ip", "nsenter", "setpriv", "ss", "unshare")
 
 
 class ExperimentTests(SynchronousTestCase):
     timeout = 120
+    skip = TWICE
 
     def run_lab(self, name, scale):
         """Its result, and of each table the rows as dictionaries."""
@@ -113,7 +115,10 @@ class ExperimentTests(SynchronousTestCase):
         for name, value in (("QUICK_WATCHED", 4), ("THINKS", 0.4), ("MEANWHILE", 0.2)):
             self.patch(stateful, name, value)
         _, (costs, events, lives) = self.run_lab("stateful", 0.1)
-        self.assertEqual(self.column(costs, "descriptors of each"), [2, 1])
+        l4, l7 = self.column(costs, "descriptors of each")
+        self.assertEqual(l4, 2)
+        # Some of these clients may still be the ones that have its connections made.
+        self.assertTrue(1 <= l7 < 2, l7)
         self.assertEqual(costs[0]["source ports of all"], 80)
         lost = "connections lost while idle"
         self.assertEqual(self.column(events, lost), [10, 0, 20, 20])

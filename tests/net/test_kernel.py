@@ -181,6 +181,12 @@ class TimeWaitReuseTests(TestCase):
             self.patch(kernel, "_IPV4", directory)
             self.assertEqual(time_wait_reuse(), number)
 
+    def test_without_timestamps(self) -> None:
+        """It gives none out again, for it could not tell old segments from new."""
+        for timestamps, reuse in (("0", 0), ("1", 1), ("2", 1)):
+            directory = kernel_settings(self, tcp_tw_reuse="1", tcp_timestamps=timestamps)
+            self.assertEqual(time_wait_reuse(directory), reuse)
+
     def test_a_kernel_that_does_not_say(self) -> None:
         self.assertEqual(time_wait_reuse(Path(self.mktemp())), 0)
 

@@ -84,6 +84,8 @@ class AdminTests(TestCase):
                 "free",
                 "forecast_seconds",
                 "level",
+                "headroom",
+                "denied",
             ],
         )
         self.assertEqual(
