@@ -7,6 +7,7 @@
 PYTHON ?= python3
 TRIALFLAGS ?=
 BENCHFLAGS ?=
+LABFLAGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,7 +28,7 @@ COVERAGE_OWN := COVERAGE_FILE=$(CURDIR)/.coverage_own
 COVERAGE := $(BIN)/python -m coverage
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint coverage docs bench clean
+.PHONY: help run test lint coverage docs lab-docs bench clean
 # Two pips in one environment at once would spoil it.
 .NOTPARALLEL:
 
@@ -37,6 +38,7 @@ help:
 	@echo 'make lint      ruff and mypy'
 	@echo 'make coverage  the tests again, measured; fails under the bounds'
 	@echo 'make docs      the documentation, into docs/_build/html'
+	@echo 'make lab-docs  the experiments again, for docs/lab; LABFLAGS="--quick" or the like'
 	@echo 'make bench     CPU per unit of work beside other proxies; BENCHFLAGS="--quick" or the like'
 	@echo 'make clean     remove all that was made, .venv too'
 	@echo 'PYTHON=python3.12 make ... chooses the Python that .venv is made with'
@@ -75,6 +77,11 @@ endif
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build/html
 	@echo 'docs/_build/html/index.html'
+
+# Some minutes, as root or where users may make namespaces; what it writes is kept in git, for the
+# documentation is built where none of this can be done.
+lab-docs: $(VENV)/.installed-lab
+	$(BIN)/python -m proxykit lab all --docs docs/lab $(LABFLAGS)
 
 # Never a part of the tests: its figures are the machine's.
 bench: $(VENV)/.installed-bench

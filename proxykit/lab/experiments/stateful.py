@@ -199,6 +199,7 @@ def _cost(bench: Bench, progress: Progress, layer: Layer) -> tuple[Any, ...]:
     progress.phase(f"{layer.name}: idle clients", of=count)
     setup = Setup.make(bench, layer, layer.toml(600))
     setup.clients.open(BEFORE, to=layer.front)
+    setup.clients.ask()  # All at once, so that L7 has all of its connections by now.
     before = setup.proxy.memory, _descriptors(setup.proxy)
     setup.clients.open(count, to=layer.front)
     memory, files = setup.proxy.memory - before[0], _descriptors(setup.proxy) - before[1]
