@@ -108,7 +108,7 @@ def run_one(experiment: Experiment, scale: float = 1.0) -> Result:
         result = experiment.run(bench, shown)
         setting = {
             "source ports": bench.ports,
-            "Linux": platform.release(),
+            "Linux": platform.release().partition("-")[0],
             "Python": platform.python_version(),
             "CPUs": os.cpu_count() or 0,
         }
