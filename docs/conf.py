@@ -8,7 +8,7 @@ project_copyright = author
 version = release = proxykit.__version__
 
 extensions = ["sphinx.ext.autodoc"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "lab/*.rst"]
 html_theme = "alabaster"
 html_theme_options = {"description": "A proxy that knows how many connections it has left"}
 
