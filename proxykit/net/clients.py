@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 #: linux/in.h: leave the choice of a port to connect(), which knows the destination.
 IP_BIND_ADDRESS_NO_PORT = 24
-#: net/tcp_states.h: the other side has ended.
-_CLOSE_WAIT = 8
+#: net/tcp_states.h: CLOSE_WAIT and CLOSE, in which the other side has ended or reset it.
+_ENDED = {8: "backend", 7: "reset"}
 
 
 @frozen
@@ -129,18 +129,18 @@ class _Connecting:
             self.failIfNotConnected(known if number else error.ConnectError(string=str(reason)))
 
     def _first_to_close(self: Any, reason: Failure) -> str:
-        if not isinstance(reason.value, error.ConnectionDone):
+        # Any other reason, such as a protocol that has raised, makes us close it as ever.
+        if isinstance(reason.value, error.ConnectionLost):
             return "reset"
-        return "proxy" if self.ended_first or not self._has_its_end() else "backend"
+        return "proxy" if self.ended_first else self._its_end() or "proxy"
 
-    def _has_its_end(self: Any) -> bool:
-        """Whether the other side's end has come, be it read or not."""
-        ended: bool = self.ended
-        return ended
+    def _its_end(self: Any) -> str:
+        """How the other side has ended it, be that read or not; empty: it has not."""
+        return "backend" if self.ended else ""
 
     def _closeWriteConnection(self: Any) -> None:
         """As always; noted, for it may be what keeps the port in TIME_WAIT."""
-        self.ended_first = not self._has_its_end()
+        self.ended_first = not self._its_end()
         super()._closeWriteConnection()
 
     @property
@@ -175,11 +175,11 @@ class TCPClient(_Connecting, Short, tcp.Client):
         self.connector = connector
         self._connect(self.addressFamily, self.addr)
 
-    def _has_its_end(self) -> bool:
+    def _its_end(self) -> str:
         if self.ended:
-            return True
+            return "backend"
         state: int = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-        return state == _CLOSE_WAIT
+        return _ENDED.get(state, "")
 
     def createInternetSocket(self) -> socket.socket:
         """For the stock way: a socket that will bind late as well."""
