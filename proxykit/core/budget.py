@@ -96,8 +96,8 @@ class Budget:
         self.size = size
         # Rounded first: 100 * 0.07 is a hair more than 7.
         self.limit = size - math.ceil(round(size * headroom, 6))
-        # After a plain bind a port is one connection's alone for as long as it rests.
         self._young.clear()
+        # After a plain bind a port is one connection's alone for as long as it rests.
         self.reuses = self.key.destination != "" and (
             reuse == 1 or (reuse == 2 and self._is_loopback())
         )
