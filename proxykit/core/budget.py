@@ -202,10 +202,10 @@ class Budget:
 
         :returns: whether its ports are scarcer than before, or less so; ``warning`` tells.
         """
-        # A port that was denied is no trend, until the kernel has been asked why.
+        # What was denied counts when the kernel has been asked why; it never makes a trend.
         denied = self.unseen if self._denied else 0
-        taken, resting = self.limit - self.free - denied, self.kept
-        left = self.forecast.feed(taken - resting, resting, self.closings, self.limit, seconds)
+        taken, busy = self.limit - self.free - denied, self.used + self.foreign
+        left = self.forecast.feed(busy, taken - busy, self.closings, self.limit, seconds)
         return self.watch.look(taken, self.limit, left, seconds)
 
     def warning(self, before: Level, halves: bool) -> str:

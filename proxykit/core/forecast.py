@@ -19,8 +19,8 @@ starts from the present number of ports, which is known exactly. Three things ar
   connections at a steady rate take a minute's worth of ports, in a straight rise, and then no
   more; so their number is worked out from the closings of the last minute.
 
-The constants were chosen by what ``proxykit/lab/loads.py`` prints. They are no secret of it: with
-half or twice of each, a steady rise is foreseen as well within a point or two.
+The constants were chosen by what ``proxykit/lab/loads.py`` prints. Little hangs on them: with half
+or twice of each, steady rises are foreseen as well within two or three points.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import shutil
 import socket
 import sys
@@ -154,12 +155,17 @@ class Proxy:
 class _OverUnix(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
         super().__init__("localhost", timeout=programs.PATIENCE)
-        self._path = str(path)
+        self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(programs.PATIENCE)
-        self.sock.connect(self._path)
+        # A name of a socket has 107 bytes, and directories for temporary files may have long ones.
+        directory = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY)
+        try:
+            self.sock.connect(f"/proc/self/fd/{directory}/{self._path.name}")
+        finally:
+            os.close(directory)
 
 
 class Clients:

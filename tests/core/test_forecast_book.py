@@ -8,6 +8,7 @@ from itertools import count
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxykit.core.forecast import CALM, MINUTE, WARM_UP, Level
+from proxykit.model import Address, Backend, PortRange
 from tests.core import HERE, House, address, backends
 
 WAY = f"from {HERE} to 10.0.0.1:80"
@@ -105,10 +106,35 @@ class BookTests(SynchronousTestCase):
         self.pass_by(1, taken=500)
         self.assertEqual(self.shown(), (None, "half"))
 
+    def test_what_others_have(self):
+        """They make a trend as well."""
+        (budget,) = self.house.accountant.budgets(self.house.state(1).address)
+        for _ in range(60):
+            budget.foreign += 3
+            budget.settle()
+            self.house.accountant.tick()
+        self.assertEqual(self.shown()[0], round(820 / 3, 1))
+
     def test_late(self):
         """Three in a second and a half are two in one."""
         self.pass_by(60, taken=3, late=0.5)
         self.assertEqual(self.shown()[0], 410.0)
+
+    def test_late_when_it_is_over(self):
+        """Two half minutes are a minute."""
+        self.pass_by(1, taken=500)
+        self.pass_by(1, released=500)
+        self.pass_by(1, late=CALM / 2 - 1)
+        self.assertEqual(self.shown()[1], "half")
+        self.pass_by(1, late=CALM / 2 - 1)
+        self.assertEqual(self.shown()[1], "ok")
+
+    def test_less_scarce(self):
+        self.pass_by(1, taken=900)
+        self.pass_by(1, released=200)
+        self.pass_by(int(CALM))
+        self.assertEqual([each[:2] for each in self.told[1:]], [(Level.HALF, Level.LOW)])
+        self.assertIn("do not run out any more", self.told[1][2])
 
     def test_time_wait(self):
         """A minute's worth of short connections, and no more; its share is told."""
@@ -139,11 +165,19 @@ class BookTests(SynchronousTestCase):
         self.assertEqual(self.shown(), (None, "ok"))
         (budget,) = self.house.accountant
         self.assertEqual(budget.closings, 0)
+        self.assertGreater(budget.time_wait, 500)
+        self.pass_by(1, taken=500)
+        text = budget.warning(Level.OK, halves=True)
+        self.assertIn("500 of 1000 (500 active)", text)
+        self.assertNotIn("TIME_WAIT", text)
 
     def test_what_is_said(self):
         """All that is known of a budget, and of the kernel."""
+        self.house.accountant.headroom = 0.05
+        self.house.accountant.measure(PortRange(1, 1050), 0)
         leases = self.leases
         self.pass_by(1, taken=520)
+        self.house.accountant.lease(self.house.state(1))  # It is being connected.
         for lease in leases[:10]:
             lease.idle()
         leases[10].closed_by = "proxy"
@@ -155,10 +189,11 @@ class BookTests(SynchronousTestCase):
         budget.saw(11, rests=True)
         budget.end_reading(0)
         text = budget.warning(Level.OK, halves=True)
-        self.assertIn("527 of 1000 (509 active, 10 idle, 1 in TIME_WAIT, 7 of other proc", text)
+        self.assertIn("527 of 997 (510 active, 10 idle, 1 in TIME_WAIT, 6 of other", text)
         self.assertIn("takes the kernel longer", text)
         self.assertIn("another address or port of the backend", text)
-        self.assertIn("port_range", text)
+        self.assertIn("port_range in", text)
+        self.assertIn("ip_local_port_range", text)
         self.assertNotIn("port_range in", budget.warning(Level.OK, halves=False))
 
     def test_plain(self):
@@ -180,6 +215,16 @@ class BookTests(SynchronousTestCase):
         self.pass_by(1, taken=500)
         self.assertNotIn("kernel", self.told[0][2])
 
+    def test_scarce(self):
+        """Each lease knows, from half of the ports on; a unix socket needs none."""
+        self.pass_by(1, taken=500)
+        self.assertFalse(self.leases[0].scarce)
+        self.pass_by(1, taken=1)
+        self.assertTrue(self.leases[0].scarce)
+        house = House(Backend(Address("/run/x", 0)), ports=0)
+        (backend,) = house.web.backends.values()
+        self.assertFalse(house.accountant.lease(backend).scarce)
+
     def test_another_size(self):
         """The range was made wider, or narrower: the trend stays, and the room is another."""
         self.pass_by(60, taken=3)
@@ -198,3 +243,19 @@ class BookTests(SynchronousTestCase):
         self.pass_by(1)
         self.assertApproximates(self.shown()[0], 820 / 3, 10)
         self.assertEqual(self.told, [])
+
+    def test_ports_that_are_denied_for_long(self):
+        """Asked again and again, the kernel shows no reason: they count, and make no trend."""
+        self.pass_by(60, taken=3)
+        (budget, *_) = self.house.accountant
+        lease = self.house.accountant.lease(self.house.state(1))
+        lease.denied("none left")
+        lease.release()
+        for unseen in (819, 409, 204):
+            budget.begin_reading()
+            for port in range(1, 181):
+                budget.saw(port, rests=False)
+            budget.end_reading(0)
+            self.pass_by(1)
+            self.assertEqual(budget.unseen, unseen)
+            self.assertApproximates(self.shown()[0], (820 - unseen) / 3, 0.2 * (820 - unseen) / 3)

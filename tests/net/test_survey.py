@@ -189,6 +189,15 @@ class WhatTests(SurveyTestCase):
         )
         self.assertEqual((self.book(1), self.book(2)), ((0, 2, 7), (0, 2, 7)))
 
+    def test_not_shown_any_more(self) -> None:
+        """What is over is forgotten: ports listened on, others', and what rested by this book."""
+        self.read((LISTEN, 4, bytes(34), 1), (ESTABLISHED, 5, TO, 2), (TIME_WAIT, 6, TO, 0))
+        self.leases[0].closed_by = "proxy"
+        self.leases[0].release()
+        self.assertEqual(self.book(), (2, 2, 6))
+        self.read()
+        self.assertEqual(self.book(), (0, 0, 10))
+
     def test_plain_binding(self) -> None:
         """There each socket of the source has a port, wherever it leads."""
         self.accountant.addresses, self.accountant.late = ("10.1.0.1",), False

@@ -264,6 +264,17 @@ class DeniedTests(SurveyTestCase):
         self.seconds(1)
         self.assertEqual((self.dumps, self.book()), (2, (0, 9, 0)))
 
+    def test_dear_as_it_is(self) -> None:
+        """A reading that its share of the time would put off."""
+        self.cost = 0.15
+        self.survey.start()
+        self.use_up()
+        self.seconds(3)
+        self.assertEqual(self.dumps, 1)
+        self.deny()
+        self.seconds(1)
+        self.assertEqual(self.dumps, 2)
+
     def test_said_rarely(self) -> None:
         """Once for each way in ten seconds."""
         self.survey.start()
