@@ -22,7 +22,7 @@ class Unwritten:
     __slots__ = ("use",)
     source = way = closed_by = ""
     port = 0
-    wanted = False
+    wanted = scarce = False
 
     def __init__(self) -> None:
         self.use = Use.RESERVED
@@ -37,6 +37,12 @@ class Unwritten:
 
     def release(self) -> None:
         self.use = Use.RELEASED
+
+    def failed(self) -> None:
+        """Nobody is to be told."""
+
+    def denied(self, why: str) -> None:
+        """The same."""
 
 
 def main() -> None:

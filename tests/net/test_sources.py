@@ -29,8 +29,8 @@ def somewhere() -> str:
     return f"127.{random.randint(1, 254)}.{random.randint(0, 255)}.{random.randint(2, 254)}"
 
 
-def free_window(size: int) -> PortRange:
-    """Some ports in a row that the kernel would pick, and nobody has.
+def window(size: int) -> PortRange:
+    """Some ports in a row that the kernel would pick.
 
     :raises SkipTest: the kernel does not narrow its range for one socket.
     """
@@ -40,18 +40,24 @@ def free_window(size: int) -> PortRange:
             kernel.narrow(probe, whole)
     except OSError as problem:
         raise SkipTest(f"this kernel has no IP_LOCAL_PORT_RANGE: {problem}") from problem
-    for _ in range(100):
-        low = random.randint(whole.low, whole.high - size)
+    low = random.randint(whole.low, whole.high - size)
+    return PortRange(low, low + size - 1)
+
+
+def free_window(size: int) -> PortRange:
+    """Such as nobody has at the moment, whatever for."""
+    for _ in range(300):
+        ports = window(size)
         held = [socket.socket() for _ in range(size)]
         try:
             for number, each in enumerate(held):
-                each.bind(("", low + number))
+                each.bind(("", ports.low + number))
         except OSError:
             continue
         finally:
             for each in held:
                 each.close()
-        return PortRange(low, low + size - 1)
+        return ports
     raise SkipTest("no ports are free in a row")
 
 
@@ -243,7 +249,7 @@ class RangeTests(SourcesTestCase):
         skip = "only the proxykit reactor can narrow the range of one socket"
 
     async def test_within(self) -> None:
-        ports = free_window(10)
+        ports = window(300)
         for source in ("", somewhere()):
             await self.start(*[source][: bool(source)])
             self.bench.connector.ports = ports
