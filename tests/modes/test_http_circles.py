@@ -78,7 +78,7 @@ class CirclesTests(TestCase):
         for _ in range(2):  # What is made once, and kept, is no matter.
             await do()
         await turns()
-        # What others have left (matplotlib leaves much) may set free more, to be found the next time.
+        # What others have left, as matplotlib does, may set free more, found the next time.
         for _ in range(10):
             if not gc.collect():
                 break

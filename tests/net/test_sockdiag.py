@@ -114,7 +114,7 @@ class RealTests(SynchronousTestCase):
             self.assertEqual(self.shown(server, way(host, host, port)[0]), [])
 
     def becomes(self, states: tuple[int, ...], port: int, to: bytes) -> None:
-        """It is nobody's, and in one of these states; on its way there the kernel calls it closed."""
+        """It is nobody's, and in one of these states; before, the kernel calls it closed."""
         for _ in range(1000):
             ((state, *rest),) = self.shown(port, to)
             self.assertEqual(rest, [port, to, 0])
