@@ -91,12 +91,10 @@ class TextTests(PlanCase):
         path = self.file(FILE)
         status, out, err = self.run_plan(path)
         self.assertEqual((status, err), (0, ""))
-        # The name is longer, so that the first lines break elsewhere.
+        # The name is longer, so that the first lines break elsewhere: within it, if it is long.
         said, _, rest = out.partition("\n\n")
         wanted, _, wanted_rest = PRINTED.partition("\n\n")
-        self.assertEqual(
-            " ".join(said.split()).replace(path, "plan.toml"), " ".join(wanted.split())
-        )
+        self.assertEqual("".join(said.split()).replace(path, "plan.toml"), "".join(wanted.split()))
         self.assertEqual(rest.replace(path, "plan.toml"), wanted_rest)
 
     def test_width(self) -> None:
