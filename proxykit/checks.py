@@ -215,7 +215,7 @@ def default_of(cls: type, key: str) -> Any:
     return fields_dict(cls)[key].default
 
 
-def as_in(cls: type, key: str, check: Check | Each) -> Any:
+def as_in(cls: type, key: str, check: Callable[[Any], object]) -> Any:
     """A key with the default that the model has for it."""
     return field(default=default_of(cls, key), metadata={"check": check})
 

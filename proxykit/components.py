@@ -1,4 +1,4 @@
-"""Finding components by name: modes, balancing policies, later sources.
+"""Finding components by name: modes, balancing policies, sources of backends.
 
 A plugin file holds :class:`Component` objects, which are names only. What a name stands for is
 imported when somebody asks for it, so listing the modes imports none of them.
@@ -16,7 +16,7 @@ from zope.interface import Attribute, Interface, implementer
 class IComponent(Interface):
     """A name for a component, as plugin files hold it."""
 
-    kind: str = Attribute("What it can be used as: ``mode`` or ``balance``.")
+    kind: str = Attribute("What it can be used as: ``mode``, ``balance`` or ``source``.")
     name: str = Attribute("What a user writes to get it.")
     target: str = Attribute("``package.module:attribute``, imported on use.")
     summary: str = Attribute("One line for ``--help``.")

@@ -79,11 +79,15 @@ def as_toml(config: Config) -> str:
     not part of the file, and is empty after loading it.
     """
     made = _writer()
-    top: dict[str, Any] = {"admin": {"listen": config.admin}} if config.admin else {}
+    top: dict[str, Any] = {"drain_timeout": config.drain_timeout}
+    if config.admin:
+        top["admin"] = {"listen": config.admin, "token": config.admin_token}
     top["sources"] = made.unstructure(config.sources)
     top["clusters"] = {cluster.name: made.unstructure(cluster) for cluster in config.clusters}
     for cluster in top["clusters"].values():
         del cluster["name"]
+        if found := cluster["discover"]:
+            cluster["discover"] = {"by": found["by"], **(found["settings"] or {})}
         for key in ("host", "proxy_protocol"):
             if not cluster[key]:
                 del cluster[key]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from proxykit.core.flow import Flow
     from proxykit.core.registry import BackendState, ClusterState
     from proxykit.core.waiting import Full
-    from proxykit.model import AccessEntry, Listener, Route
+    from proxykit.model import AccessEntry, Backend, Listener, Route
 
 
 class IMode(Interface):
@@ -76,6 +76,29 @@ class ILogsAccess(Interface):
 
     def log_access(write: Callable[[AccessEntry], object]) -> None:
         """From now on, each request that is over is written down so."""
+
+
+class IDrains(Interface):
+    """A protocol that can end its connection without cutting anything off, when it is asked to."""
+
+    def drain() -> None:
+        """Its listener is about to go: finish what is under way, take nothing new, and close."""
+
+
+class IBackendSource(Interface):
+    """What a user names in ``by = "..."`` of ``[clusters.NAME.discover]``: it finds backends."""
+
+    settings: type = Attribute("An attrs class: the keys of that table that are its own.")
+
+    def watch(
+        settings: Any, tell: Callable[[tuple[Backend, ...]], object], reactor: Any, cluster: str
+    ) -> Callable[[], object]:
+        """Begin to look: ``tell`` is called with all the backends that there are, each time they
+        have changed; where they are known at once, from within this call. What cannot be found out
+        is logged with the name of the ``cluster``, and the last good answer stands.
+
+        :returns: what ends it.
+        """
 
 
 class IRouter(Interface):

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
+from proxykit.upkeep import Discover, Eject, Health
+
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
 
@@ -174,6 +176,12 @@ class Cluster:
     :ivar tls: how TLS is spoken to them; None: it is not.
     :ivar close: how connections to them are closed where the proxy is the first to close: ``fin``,
         or ``reset``, which leaves nothing behind in TIME_WAIT.
+    :ivar health: how they are asked whether they are well; None: they are not asked.
+    :ivar eject: when one is left alone for a while, for what was seen of it.
+    :ivar slow_start: seconds in which a backend that comes back gets more and more of its share.
+    :ivar panic: whether all are used when none is well.
+    :ivar retry_budget: how many of the requests of ten seconds may be tried again, as a share.
+    :ivar discover: where more backends come from; None: there are those that are named.
     """
 
     name: str
@@ -189,6 +197,12 @@ class Cluster:
     proxy_protocol: str = ""
     tls: ClusterTls | None = None
     close: str = "fin"
+    health: Health | None = None
+    eject: Eject = field(factory=Eject)
+    slow_start: float = 10.0
+    panic: bool = False
+    retry_budget: float = 0.2
+    discover: Discover | None = None
 
 
 @frozen
@@ -318,12 +332,16 @@ class Config:
 
     :ivar admin: a Twisted server endpoint string; empty: no admin listener.
     :ivar sources: where connections to backends leave from.
+    :ivar admin_token: what whoever asks there has to show; empty: nothing.
+    :ivar drain_timeout: seconds that connections have to end, once their listener is to stop.
     """
 
     listeners: tuple[Listener, ...]
     clusters: tuple[Cluster, ...]
     admin: str = ""
     sources: Sources = Sources()
+    admin_token: str = ""
+    drain_timeout: float = 30.0
 
 
 @frozen

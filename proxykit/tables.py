@@ -29,7 +29,6 @@ from proxykit.checks import (
     default_of,
     hand_over_faults,
     header_fault,
-    host_pattern,
     listener_names,
     listens,
     network,
@@ -42,11 +41,21 @@ from proxykit.checks import (
     source_address,
     taking_over,
     whole_at_least,
-    whole_between,
+)
+from proxykit.cluster_tables import (
+    BackendList,
+    BackendTable,
+    BalanceName,
+    ClusterTable,
+    ClusterTlsTable,
+    EjectTable,
+    HealthTable,
+    PoolTable,
+    seconds,
 )
 from proxykit.components import IComponent, components
 from proxykit.core.budget import Budget
-from proxykit.interfaces import IMode
+from proxykit.interfaces import IBackendSource, IMode
 from proxykit.model import (
     Address,
     Backend,
@@ -68,7 +77,7 @@ from proxykit.modes.sni_settings import CLOSE, REFUSE, SniRouteTable
 from proxykit.net import certificates, kernel
 from proxykit.net.tls_client import TlsClient
 from proxykit.strict import Wrong, did_you_mean, found
-from proxykit.wire.http1grammar import host_name
+from proxykit.upkeep import Discover, Eject, Health
 
 #: Gives the IP addresses of a host name, or raises OSError.
 Resolve = Callable[[str], list[str]]
@@ -77,8 +86,6 @@ _Hook = Callable[[Any, Any], Any]
 
 _Paths = NewType("_Paths", tuple[str, ...])
 _Addresses = NewType("_Addresses", tuple[str, ...])
-_Backends = NewType("_Backends", tuple[Backend, ...])
-_BalanceName = NewType("_BalanceName", str)
 _Clusters = NewType("_Clusters", tuple[Cluster, ...])
 _Listeners = NewType("_Listeners", tuple[Listener, ...])
 _ModeName = NewType("_ModeName", str)
@@ -96,56 +103,6 @@ def _is_name(text: str) -> bool:
 
 
 _name = Check("a name without spaces or slashes", _is_name)
-
-
-def _is_server_name(text: str) -> bool:
-    return host_pattern(f"[{text}]" if ":" in text else text) and not text.startswith("*")
-
-
-def _is_host_field(text: str) -> bool:
-    return host_name(text.encode()) is not None
-
-
-@frozen
-class _BackendTable:
-    address: Address
-    weight: int = as_in(Backend, "weight", whole_between(1, 256))
-    backup: bool = field(default=default_of(Backend, "backup"))
-
-
-@frozen
-class _PoolTable:
-    reuse: str = as_in(Pool, "reuse", one_of("never", "safe", "always"))
-    max_idle: int | None = as_in(Pool, "max_idle", whole_at_least(0))
-    idle_timeout: float = as_in(Pool, "idle_timeout", positive_seconds)
-
-
-@frozen
-class _ClusterTable:
-    backends: _Backends = field(metadata={"check": Check("at least one backend", bool)})
-    balance: _BalanceName = field(default=default_of(Cluster, "balance"))
-    max_connections: int = as_in(Cluster, "max_connections", whole_at_least(1))
-    connect_timeout: float = as_in(Cluster, "connect_timeout", positive_seconds)
-    queue: int = as_in(Cluster, "queue", whole_at_least(0))
-    queue_timeout: float = as_in(Cluster, "queue_timeout", positive_seconds)
-    deadline: float = as_in(Cluster, "deadline", positive_seconds)
-    pool: Pool = field(default=default_of(Cluster, "pool"))
-    host: str = as_in(
-        Cluster, "host", Check("a host such as web.internal or web.internal:81", _is_host_field)
-    )
-    proxy_protocol: str = as_in(Cluster, "proxy_protocol", one_of("v1", "v2"))
-    tls: ClusterTls | None = field(default=default_of(Cluster, "tls"))
-    close: str = as_in(Cluster, "close", one_of("fin", "reset"))
-
-
-@frozen
-class _ClusterTlsTable:
-    server_name: str = as_in(
-        ClusterTls, "server_name", Check("a host name or an IP address", _is_server_name)
-    )
-    ca_file: str = field(default=default_of(ClusterTls, "ca_file"))
-    certificate: str = field(default=default_of(ClusterTls, "certificate"))
-    verify: bool = field(default=default_of(ClusterTls, "verify"))
 
 
 @frozen
@@ -177,6 +134,7 @@ LISTENER_KEYS = tuple(attrs.fields_dict(_ListenerTable))
 @frozen
 class _AdminTable:
     listen: EndpointText
+    token: str = field(default=default_of(Config, "admin_token"))
 
 
 @frozen
@@ -192,6 +150,7 @@ class _FileTable:
     clusters: _Clusters = field(default=_Clusters(()))
     sources: Sources = field(default=default_of(Config, "sources"))
     admin: _AdminTable | None = None
+    drain_timeout: float = as_in(Config, "drain_timeout", seconds)
 
 
 class Reader:
@@ -215,12 +174,15 @@ class Reader:
             (ClusterName, self._cluster_name),
             (Fallback, self._fallback),
             (ListenerName, self._listener_name),
-            (_BalanceName, _named(components("balance"))),
+            (BalanceName, _named(components("balance"))),
             (_ModeName, _named(self.modes)),
-            (_Backends, self._backends),
+            (BackendList, self._backends),
             (_Clusters, self._clusters),
             (_Listeners, self._listeners),
-            (Pool, self._from(_PoolTable, Pool)),
+            (Pool, self._from(PoolTable, Pool)),
+            (Health, self._from(HealthTable, Health)),
+            (Eject, self._from(EjectTable, Eject)),
+            (Discover, self._discover),
             (Sources, self._sources),
             (_Addresses, _addresses),
             (PortRange, _port_range),
@@ -239,14 +201,14 @@ class Reader:
         :raises Wrong: with every mistake.
         """
         read: _FileTable = strict.read_table(self.converter, self.data, _FileTable)
-        admin = read.admin.listen if read.admin else ""
+        admin, token = (read.admin.listen, read.admin.token) if read.admin else ("", "")
         problems = repeated(
             [(("admin", "listen"), admin), *listens(enumerate(read.listeners), "listeners")],
             "the same endpoint as ",
         )
         if problems := problems + hand_over_faults(read.listeners):
             raise Wrong(problems)
-        return Config(read.listeners, read.clusters, admin, read.sources)
+        return Config(read.listeners, read.clusters, admin, read.sources, token, read.drain_timeout)
 
     def _from(self, table: type, part: type) -> _Hook:
         """Reads a part of the model by the table that has the same keys."""
@@ -268,7 +230,7 @@ class Reader:
         return read
 
     def _cluster_tls(self, value: Any, _: object) -> ClusterTls:
-        read: ClusterTls = self._from(_ClusterTlsTable, ClusterTls)(value, None)
+        read: ClusterTls = self._from(ClusterTlsTable, ClusterTls)(value, None)
         try:
             TlsClient(read)
         except ValueError as error:
@@ -316,8 +278,29 @@ class Reader:
         name, table = named
         if not _is_name(name):
             raise Wrong.here(f"expected {_name.expected}, not {found(name)}")
-        read = strict.read_table(self.converter, table, _ClusterTable)
+        read = strict.read_table(self.converter, table, ClusterTable)
+        if not (read.backends or read.discover):
+            lacking = "expected at least one backend, not an empty list"
+            if "backends" not in table:
+                lacking = "missing; expected at least one backend"
+            raise Wrong([(("backends",), lacking)])
         return Cluster(name, **attrs.asdict(read, recurse=False))
+
+    def _discover(self, value: Any, _: object) -> Discover:
+        if not isinstance(value, dict):
+            raise Wrong.here(f"expected a table, not {found(value)}")
+        known = components("source")
+        name = value.get("by")
+        if name not in known:
+            expected = f"expected one of {', '.join(known)}"
+            raise Wrong([(("by",), f"{expected}, not {found(name)}" if name else expected)])
+        try:
+            source = IBackendSource(cast("Callable[[], object]", known[name].load())())
+        except Exception as error:
+            reason = f"the source {name!r} cannot be loaded: {_reason(error)}"
+            raise Wrong([(("by",), reason)]) from error
+        own = {key: each for key, each in value.items() if key != "by"}
+        return Discover(name, strict.read_table(self.converter, own, source.settings, ("by",)))
 
     def _backends(self, value: Any, _: object) -> tuple[Backend, ...]:
         if not isinstance(value, list):
@@ -334,9 +317,9 @@ class Reader:
     def _backend(self, value: Any) -> tuple[Backend, ...]:
         """One entry of a list of backends: one for each address that its name has."""
         if isinstance(value, dict):
-            read: _BackendTable = strict.read_table(self.converter, value, _BackendTable)
+            read: BackendTable = strict.read_table(self.converter, value, BackendTable)
         else:
-            read = _BackendTable(_address(value, None))
+            read = BackendTable(_address(value, None))
         written = read.address
         if written.is_unix or written.is_ip:
             return (Backend(written, read.weight, read.backup),)

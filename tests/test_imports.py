@@ -19,12 +19,22 @@ LONGEST = 500
 
 #: A file may import from its own row and from those above it.
 _ROWS: tuple[tuple[str, ...], ...] = (
-    ("proxykit", "model", "errors", "interfaces", "components", "checks", "strict", "tomllines"),
+    (
+        "proxykit",
+        "model",
+        "upkeep",
+        "errors",
+        "interfaces",
+        "components",
+        "checks",
+        "strict",
+        "tomllines",
+    ),
     ("wire",),
     ("core",),
     ("net",),
     ("modes", "sources"),
-    ("config", "tables", "plan_report"),
+    ("config", "tables", "cluster_tables", "plan_report"),
     ("ops", "lab", "testing"),
     ("flags", "tap", "cli", "__main__"),
     ("plugins",),

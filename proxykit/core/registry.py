@@ -94,6 +94,9 @@ class BackendState:
         self.in_flight += change
         self.tier.balancer.update(self)
 
+    def answered(self, status: int, seconds: float) -> None:
+        """It has begun to answer a request, so many seconds after that was sent to it."""
+
     def works(self) -> None:
         """An attempt has succeeded."""
         self.served += 1
@@ -166,6 +169,7 @@ class ClusterState:
     """One cluster at run time: its backends, by address, and its queue.
 
     :ivar leaving: backends that were removed and still have connections.
+    :ivar found: those that a source has found, besides those that are named.
     """
 
     def __init__(
@@ -176,6 +180,7 @@ class ClusterState:
         self.leaving: dict[Address, BackendState] = {}
         self.queue = Queue(config.queue, config.queue_timeout, deadlines, self._has_room)
         self._used, self._backup = Tier(make_balancer()), Tier(make_balancer())
+        self.found: tuple[Backend, ...] = ()
         for backend in config.backends:
             self.add(backend)
 
@@ -213,6 +218,43 @@ class ClusterState:
         if backend.connections:
             self.leaving[address] = backend
         self.queue.wake(everyone=True)
+
+    def discovered(self, found: tuple[Backend, ...]) -> None:
+        """A source says that these are the backends, besides those that are named."""
+        self.found = found
+        self._update()
+
+    def reconfigure(self, config: Cluster, make_balancer: Callable[[], IBalancer]) -> None:
+        """Another configuration of the same name. Backends that stay keep their state."""
+        before, self.config = self.config, config
+        self.queue.limit, self.queue.timeout = config.queue, config.queue_timeout
+        if config.balance != before.balance:
+            for tier in (self._used, self._backup):
+                tier.balancer = make_balancer()
+            for backend in self.backends.values():
+                if backend.usable and backend.full is None:
+                    backend.tier.balancer.add(backend)
+        for backend in self.backends.values():
+            # It may have had max_connections; and its shelf is for the former settings.
+            backend.shelf = None
+            backend.wake()
+        self._update()
+
+    def _update(self) -> None:
+        """Have the backends that are named, and those that were found."""
+        wanted = {backend.address: backend for backend in (*self.found, *self.config.backends)}
+        for address in [address for address in self.backends if address not in wanted]:
+            self.remove(address)
+        for address, config in wanted.items():
+            backend = self.backends.get(address)
+            if backend is None:
+                self.add(config)
+            elif backend.config != config:
+                self._leave(backend)
+                backend.tier.balancer.forget(backend)
+                backend.config, backend.weight = config, config.weight
+                backend.tier = self._backup if config.backup else self._used
+                self._enter(backend)
 
     def set_state(self, address: Address, state: State) -> None:
         """Drain a backend, take it down, or bring it up again.
@@ -309,9 +351,22 @@ class Registry:
         state = self._clusters[config.name] = ClusterState(config, make_balancer, self._deadlines)
         return state
 
+    def remove(self, name: str) -> None:
+        """Let a cluster go, and all of its backends; what they carry lives on until it ends.
+
+        :raises KeyError: there is none.
+        """
+        cluster = self._clusters.pop(name)
+        for address in tuple(cluster.backends):
+            cluster.remove(address)
+
     def cluster(self, name: str) -> ClusterState:
         """See ``IRegistry.cluster``."""
         return self._clusters[name]
+
+    def get(self, name: str) -> ClusterState | None:
+        """The cluster of that name, if there is one."""
+        return self._clusters.get(name)
 
     def __iter__(self) -> Iterator[ClusterState]:
         return iter(self._clusters.values())
