@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from proxykit.core.stats import Answers
 from proxykit.core.waiting import Full, Queue
 from proxykit.interfaces import IRegistry
 
@@ -132,6 +133,7 @@ class BackendState:
         leaving = self.cluster.leaving
         if not self.connections and leaving.get(self.address) is self:
             del leaving[self.address]
+            self.cluster.stats.inherit(self)
 
     def snapshot(self) -> dict[str, Any]:
         """One backend as ``/api/clusters`` shows it."""
@@ -170,6 +172,7 @@ class ClusterState:
 
     :ivar leaving: backends that were removed and still have connections.
     :ivar found: those that a source has found, besides those that are named.
+    :ivar stats: what backends have answered, those that are gone included.
     """
 
     def __init__(
@@ -178,6 +181,7 @@ class ClusterState:
         self.config = config
         self.backends: dict[Address, BackendState] = {}
         self.leaving: dict[Address, BackendState] = {}
+        self.stats = Answers()
         self.queue = Queue(config.queue, config.queue_timeout, deadlines, self._has_room)
         self._used, self._backup = Tier(make_balancer()), Tier(make_balancer())
         self.found: tuple[Backend, ...] = ()
@@ -217,6 +221,8 @@ class ClusterState:
         backend.tier.balancer.forget(backend)
         if backend.connections:
             self.leaving[address] = backend
+        else:
+            self.stats.inherit(backend)
         self.queue.wake(everyone=True)
 
     def discovered(self, found: tuple[Backend, ...]) -> None:

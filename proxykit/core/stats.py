@@ -6,12 +6,18 @@ Nothing here knows a metrics library; whoever shows the figures takes a ``snapsh
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proxykit.core.sharing import OPAQUE
 
+if TYPE_CHECKING:
+    from proxykit.core.registry import BackendState
+
 #: Upper bounds of the buckets for how long connections last, in seconds.
 SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 600.0, 3600.0)
+#: The same for how long backends take until they begin to answer.
+LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+           30.0)  # fmt: skip
 
 
 class Histogram:
@@ -141,3 +147,37 @@ class Requests:
             "bytes_down": self.bytes_down,
             "seconds": self.seconds.snapshot(),
         }
+
+
+class Answers:
+    """What the backends of a cluster have answered since the start, those that left included.
+
+    :ivar statuses: answers by the first digit of their status.
+    :ivar latency: seconds from a request that was sent to the head of its answer.
+    :ivar served: attempts that succeeded at backends that are gone; ``failures``: that failed;
+        ``closed_first``: of the connections to them, how many were ended by whom first. So the
+        figures of a whole cluster never go down.
+    """
+
+    __slots__ = ("closed_first", "failures", "latency", "served", "statuses")
+
+    def __init__(self) -> None:
+        self.statuses = [0] * 10
+        self.latency = Histogram(LATENCY)
+        self.served = 0
+        self.failures = 0
+        self.closed_first = {"proxy": 0, "backend": 0, "reset": 0}
+
+    def answered(self, status: int, seconds: float) -> None:
+        """One more. It is done for each request, so the histogram is written to right here."""
+        self.statuses[status // 100] += 1
+        latency = self.latency
+        latency.counts[bisect_left(LATENCY, seconds)] += 1
+        latency.total += seconds
+
+    def inherit(self, backend: BackendState) -> None:
+        """A backend has left the cluster, and nobody uses it any more: keep what it has counted."""
+        self.served += backend.served
+        self.failures += backend.failures
+        for who, count in backend.closed_first.items():
+            self.closed_first[who] += count

@@ -179,6 +179,25 @@ class StateTests(SynchronousTestCase):
         self.web.remove(self.a.address)
         self.assertEqual(self.shown(), {"10.0.0.2:80": ("up", 0, 0)})
 
+    def test_what_was_counted_stays_with_the_cluster(self):
+        """Of one that is gone, once: when nobody uses it any more."""
+        stats = self.web.stats
+        for backend in (self.a, self.b):
+            backend.served, backend.failures, backend.closed_first["reset"] = 5, 2, 1
+        lease = self.house.accountant.lease(self.a)
+        self.web.remove(self.a.address)
+        self.assertEqual((stats.served, stats.failures), (0, 0))
+        again = self.web.add(Backend(self.a.address))
+        self.web.remove(again.address)
+        lease.closed_by = "proxy"
+        lease.release()
+        self.a.wake()
+        self.assertEqual((stats.served, stats.failures), (5, 2))
+        self.assertEqual(stats.closed_first, {"proxy": 1, "backend": 0, "reset": 1})
+        self.web.remove(self.b.address)
+        self.assertEqual((stats.served, stats.failures), (10, 4))
+        self.assertEqual(stats.closed_first, {"proxy": 1, "backend": 0, "reset": 2})
+
     def test_added_again(self):
         """With its connections, so that max_connections holds; with the new weight and tier."""
         lease = self.house.accountant.lease(self.a)

@@ -4,7 +4,7 @@ import json
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxykit.core.stats import SECONDS, Hellos, Histogram, Relayed, Requests
+from proxykit.core.stats import LATENCY, SECONDS, Answers, Hellos, Histogram, Relayed, Requests
 
 
 class HistogramTests(SynchronousTestCase):
@@ -96,3 +96,16 @@ class RequestsTests(SynchronousTestCase):
         for counts in (requests.refused, requests.failed):
             requests.count(counts, "x")
         self.assertEqual((shown["refused"], shown["failed"]), ({}, {}))
+
+
+class AnswersTests(SynchronousTestCase):
+    def test_answered(self):
+        answers = Answers()
+        for status, seconds in ((200, 0.0005), (204, 0.0006), (503, 0.2), (101, 31.0)):
+            answers.answered(status, seconds)
+        self.assertEqual(answers.statuses, [0, 1, 2, 0, 0, 1, 0, 0, 0, 0])
+        same = Histogram(LATENCY)
+        for seconds in (0.0005, 0.0006, 0.2, 31.0):
+            same.observe(seconds)
+        self.assertEqual(answers.latency.snapshot(), same.snapshot())
+        self.assertEqual(sum(same.counts[1:-1]) + 2, 4)
