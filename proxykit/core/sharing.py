@@ -40,6 +40,7 @@ EVICTED = "evicted"
 EXPIRED = "expired"
 CLIENT_LEFT = "client-left"
 STOPPED = "stopped"
+LEAVING = "leaving"
 
 WHY = {
     OPAQUE: "its bytes are opaque: nobody knows where a message ends, so each client needs a"
@@ -67,6 +68,8 @@ WHY = {
     EXPIRED: "it was idle for idle_timeout, or nearly for as long as the backend waits",
     CLIENT_LEFT: "the client left that it spoke for, by the PROXY header that it began with",
     STOPPED: "the service ended",
+    LEAVING: "its backend is drained, or was taken out of the cluster, or what is set for it has"
+    " changed",
 }
 
 #: What would change it, where there is something to be done.

@@ -201,6 +201,10 @@ class Certificates:
 
     def _look_again(self) -> None:
         self.watch()
+        self.look()
+
+    def look(self) -> None:
+        """Read the files again, if they have changed."""
         seen = self._look()
         if seen == self._seen:
             self._warn_of_ends()

@@ -15,11 +15,12 @@ from twisted.internet.interfaces import ISSLTransport
 from zope.interface import implementer
 
 from proxykit.core.sharing import L7, NO_BACKEND, explained
-from proxykit.interfaces import IExplains, ISnapshot
+from proxykit.interfaces import IDrains, IExplains, ISnapshot
 from proxykit.model import ConnInfo
 from proxykit.net.closing import Closing, unsent
 from proxykit.net.exchange import Exchange
-from proxykit.net.relay import RelaySide, tune
+from proxykit.net.http1_patience import Http1Patience
+from proxykit.net.relay import tune
 from proxykit.net.upgrade import Upgrade
 from proxykit.wire.forwarding import Forwarding, reason_of, response_start
 from proxykit.wire.http1 import Refused, RequestReader
@@ -41,8 +42,8 @@ AHEAD_BYTES = 65536
 _WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
 
 
-@implementer(ISnapshot, IExplains)
-class Http1Downstream(RelaySide):
+@implementer(ISnapshot, IExplains, IDrains)
+class Http1Downstream(Http1Patience):
     """One client's connection. See this module.
 
     :ivar private: an upstream connection that is this client's alone.
@@ -206,7 +207,8 @@ class Http1Downstream(RelaySide):
     def _goes_on(self, exchange: Exchange) -> bool:
         """Whether the connection lives on after the answer to this one."""
         over = self.read_ended and not self._ahead  # as _is_last; this is asked each time
-        return exchange.head.keep_alive and exchange.request_done and not over
+        ends = over or self._draining
+        return exchange.head.keep_alive and exchange.request_done and not ends
 
     def _pump(self) -> None:
         """Take what was sent ahead, one request after the other."""
@@ -289,6 +291,8 @@ class Http1Downstream(RelaySide):
             self._idle = self.serving.flow.deadlines.add(
                 self.serving.settings.keepalive_timeout, self._no_request
             )
+        if self._draining:
+            self.drain()
         if self._ahead:
             self._pump()
         if held:
@@ -395,40 +399,6 @@ class Http1Downstream(RelaySide):
         if self.gone:
             self._closing.lost()
 
-    def _await_head(self) -> None:
-        self._head = self.serving.flow.deadlines.add(
-            self.serving.settings.head_timeout, self._no_head
-        )
-
-    def _no_head(self) -> None:
-        """The time for a request head has passed."""
-        self._head = None
-        if self._reader.started:
-            seconds = self.serving.settings.head_timeout
-            self.serving.refused(self.info, 408, "request head timeout")
-            self._last_words(408, f"no whole request head within {seconds:g} s")
-        elif self.exchange is None and not self._closing:
-            self._end()  # It has said nothing at all.
-
-    def _no_progress(self) -> None:
-        """No byte of a request's body has come for too long; unless it is we who do not read."""
-        self._progress = None
-        exchange, settings = self.exchange, self.serving.settings
-        if self._body is None or exchange is None:
-            return
-        if self._held:
-            self._progress = self.serving.flow.deadlines.add(
-                settings.body_timeout, self._no_progress
-            )
-            return
-        exchange.malformed(408, f"no byte of the body within {settings.body_timeout:g} s")
-
-    def _no_request(self) -> None:
-        """It has been idle for long enough, if it is idle."""
-        self._idle = None
-        if self.exchange is None and not self._closing and not self._reader.started:
-            self._end()
-
     def abort(self, why: str) -> None:
         """End it at once, with a reset: nobody shall take what has come for the whole."""
         if self.relay is not None:
@@ -465,12 +435,6 @@ class Http1Downstream(RelaySide):
         self.serving.pool.left(self.info)
         if self.relay is not None:
             super().connectionLost(reason)
-
-    def _cancel_deadlines(self) -> None:
-        for deadline in (self._idle, self._head, self._progress):
-            if deadline is not None:
-                deadline.cancel()
-        self._idle = self._head = self._progress = None
 
     def snapshot(self) -> dict[str, Any]:
         """See ``ISnapshot``."""

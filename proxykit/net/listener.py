@@ -24,7 +24,7 @@ from twisted.logger import Logger
 
 from proxykit.core.sharing import UNKNOWN, explained
 from proxykit.errors import OUT_OF_DESCRIPTORS
-from proxykit.interfaces import IExplains, IPausablePort, ISnapshot
+from proxykit.interfaces import IDrains, IExplains, IPausablePort, ISnapshot
 from proxykit.model import ConnInfo, address_text
 from proxykit.net.lost import guard_making, unhook_lost, when_lost, when_made
 from proxykit.net.peek import HeaderProtocol
@@ -106,6 +106,8 @@ class Listener(Factory):
         self.connections: dict[int, IProtocol] = {}
         #: Why it does not accept at the moment.
         self.paused = ""
+        #: Whether it is to go, and waits for its connections to end.
+        self.draining = False
         self._ids = ids
         self._deadlines = deadlines
         self._port: Any = None
@@ -113,7 +115,7 @@ class Listener(Factory):
         # looked for the next time.
         self._cap: int | None = None
         self._looking: Deadline | None = None
-        self._emptied: Deferred[None] | None = None
+        self._emptied: list[Deferred[None]] = []
         # Whether the port can do by itself what others have to be helped with.
         self._native = False
         # When each reason was said last: a listener at its limit goes back and forth.
@@ -153,6 +155,27 @@ class Listener(Factory):
     def address(self) -> str:
         """Where it listens, as users write it; empty when it does not."""
         return address_text(self._port.getHost()) if self._port is not None else ""
+
+    def change(
+        self,
+        name: str,
+        factory: IProtocolFactory,
+        limit: int,
+        headers: Headers | None,
+        tls: Terminating | None,
+    ) -> None:
+        """Another configuration, at the same place: clients that come from now on have it, and
+        those that are here finish with what they had."""
+        before, self.factory = self.factory, factory
+        if self.numPorts:
+            factory.doStart()
+            before.doStop()
+        self.name, self.limit, self.headers, self.tls = name, limit, headers, tls
+        self._drain_all()
+        if len(self.connections) >= self._limit:
+            self._pause(self._full)
+        elif self.paused:
+            self._maybe_resume()
 
     def stop_listening(self) -> Deferred[object]:
         """Accept no more. Connections live on."""
@@ -195,12 +218,15 @@ class Listener(Factory):
             guard_making(protocol)
         self.accepted += 1
         if len(self.connections) >= self._limit:
-            self._pause(
-                f"all of its {self.limit} connections are in use (max_connections)"
-                if self._cap is None
-                else STARVED
-            )
+            self._pause(self._full)
         return protocol
+
+    @property
+    def _full(self) -> str:
+        """Why it accepts no more, where there are as many connections as there may be."""
+        if self._cap is not None:
+            return STARVED
+        return f"all of its {self.limit} connections are in use (max_connections)"
 
     def _let_in(self, first: HeaderProtocol, info: ConnInfo, received: bytes) -> None:
         """Its header has been read."""
@@ -233,6 +259,8 @@ class Listener(Factory):
             protocol.makeConnection(transport)
             if received:
                 protocol.dataReceived(received)
+            if self.draining:
+                _drain(protocol)
         except Exception:
             self._raised(protocol, transport)
 
@@ -248,6 +276,8 @@ class Listener(Factory):
         self._belongs_to(protocol, tls)
         try:
             tls.serve(protocol)
+            if self.draining:
+                _drain(protocol)
         except Exception:
             self._raised(protocol, tls)
 
@@ -267,9 +297,10 @@ class Listener(Factory):
             self._cap = None
         if self.paused:
             self._maybe_resume()
-        if self._emptied is not None and not self.connections:
-            emptied, self._emptied = self._emptied, None
-            emptied.callback(None)
+        if self._emptied and not self.connections:
+            emptied, self._emptied = self._emptied, []
+            for each in emptied:
+                each.callback(None)
 
     def starved(self) -> None:
         """Descriptors ran out, or will with the next client."""
@@ -308,10 +339,26 @@ class Listener(Factory):
                 end(why)
             else:
                 protocol.transport.abortConnection()  # type: ignore[attr-defined]
+        return self._empty()
+
+    def drain(self) -> Deferred[None]:
+        """Have all connections end as soon as what is under way on them is done, where their mode
+        can see when that is; the Deferred fires when they are gone. See also ``stop_listening``."""
+        self.draining = True
+        self._drain_all()
+        return self._empty()
+
+    def _drain_all(self) -> None:
+        for protocol in tuple(self.connections.values()):
+            _drain(protocol)
+
+    def _empty(self) -> Deferred[None]:
+        """Fires when there are no connections."""
         if not self.connections:
             return succeed(None)
-        self._emptied = Deferred()
-        return self._emptied
+        emptied: Deferred[None] = Deferred()
+        self._emptied.append(emptied)
+        return emptied
 
     def _pause(self, why: str) -> None:
         if self._port is None or self.paused:
@@ -337,6 +384,7 @@ class Listener(Factory):
             "max_connections": self.limit,
             "accepted": self.accepted,
             "paused": self.paused or None,
+            "draining": self.draining,
             **({"refused": dict(self.headers.refused)} if self.headers is not None else {}),
             **({"tls": self.tls.snapshot()} if self.tls is not None else {}),
             **({"traffic": self.factory.snapshot()} if ISnapshot.providedBy(self.factory) else {}),
@@ -355,6 +403,11 @@ class Listener(Factory):
         explains = IExplains.providedBy(protocol)
         said = protocol.explain() if explains else explained(None, None, UNKNOWN)
         return {**_describe(protocol), **said}
+
+
+def _drain(protocol: Any) -> None:
+    if IDrains.providedBy(protocol):
+        protocol.drain()
 
 
 def _describe(protocol: Any) -> dict[str, Any]:

@@ -13,8 +13,7 @@ room waits in core/waiting.py, and a slot that comes free wakes the backend.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -27,10 +26,10 @@ from proxykit.core.waiting import Full
 from proxykit.errors import ProxyError, Retry, Side
 from proxykit.interfaces import IConnector
 from proxykit.model import PoolKey
-from proxykit.net.shelf import Pooled, Shelf, strike
+from proxykit.net.opening import Opening
+from proxykit.net.shelf import Counts, Pooled, Shelf, strike
 
 if TYPE_CHECKING:
-    from proxykit.core.accountant import Lease
     from proxykit.core.choice import Attempt, Choice
     from proxykit.core.deadlines import Deadlines
     from proxykit.core.registry import BackendState
@@ -48,48 +47,6 @@ LATENESS = 1 / 8
 LEAST_IDLE = 0.1
 
 
-class Opening:
-    """A connection that is being opened, in place of an attempt.
-
-    :ivar attempt: for whom; None: for whoever comes first.
-    :ivar own: why none will do that is there; see core/sharing.py.
-    """
-
-    __slots__ = ("_make", "_pool", "attempt", "backend", "handle", "introduction", "lease", "own",
-                 "ready", "shelf", "upstream")  # fmt: skip
-
-    def __init__(
-        self, pool: Pool, shelf: Shelf, attempt: Attempt, introduction: bytes, own: str
-    ) -> None:
-        self._pool = pool
-        self.introduction = introduction
-        self.own = own
-        self._make: Callable[[Any], Any] | None = attempt.choice.protocol
-        self.shelf = shelf
-        self.backend = attempt.backend
-        self.attempt: Attempt | None = attempt
-        self.handle: Any = None
-        self.lease: Lease | None = None
-        self.ready: Callable[[], object] | None = None
-        self.upstream: Pooled | None = None
-
-    def protocol(self) -> Any:
-        """See ``Attempt.protocol``."""
-        make, self._make = self._make, None
-        assert make is not None
-        return make(self)
-
-    def succeeded(self, upstream: Pooled) -> None:
-        """See ``Attempt.succeeded``."""
-        if self.ready is not None:
-            self.ready()
-        self._pool._opened(self, upstream)
-
-    def failed(self, error: ProxyError) -> None:
-        """See ``Attempt.failed``."""
-        self._pool._failed(self, error)
-
-
 @implementer(IConnector)
 class Pool:
     """See this module.
@@ -103,6 +60,8 @@ class Pool:
         self._deadlines = deadlines
         self._clock = deadlines.clock
         self._shelves: dict[PoolKey, Shelf] = {}
+        #: What was counted on shelves that are gone, by their clusters.
+        self._former: dict[str, Counts] = {}
         self._at: dict[Address, list[Shelf]] = {}
         self._alive: set[Pooled] = set()
         #: Those of one client alone, by what they began with.
@@ -221,6 +180,40 @@ class Pool:
             for each in emptied:
                 each.callback(None)
 
+    def leave(self, backend: BackendState) -> None:
+        """A backend is to be left alone: its idle connections are closed, the others when they come
+        free. It is used again as soon as somebody asks for it."""
+        backend.shelf = None
+        for shelf in self._at.get(backend.address, ()):
+            if shelf.backend is backend:
+                self._leave(shelf)
+
+    def keep_only(self, backends: Iterable[BackendState]) -> None:
+        """The configuration has changed: these backends are left, with what is set for them now.
+
+        What lies on other shelves is closed, and empty ones are forgotten.
+        """
+        wanted = {_key(backend) for backend in backends}
+        alive = {connection.shelf for connection in self._alive}
+        for key, shelf in tuple(self._shelves.items()):
+            if key in wanted:
+                continue
+            self._leave(shelf)
+            if not (shelf in alive or shelf.pending or shelf.spare):
+                del self._shelves[key]
+                self._at[key.address].remove(shelf)
+                if not self._at[key.address]:
+                    del self._at[key.address]
+                self._former.setdefault(key.cluster, Counts()).add(shelf)
+        clusters = {key.cluster for key in (*wanted, *self._shelves)}
+        self._former = {name: each for name, each in self._former.items() if name in clusters}
+
+    def _leave(self, shelf: Shelf) -> None:
+        shelf.leaving = True
+        for connection in tuple(shelf.free):
+            if not connection.in_use:
+                self._close(connection, sharing.LEAVING)
+
     def close(self) -> Deferred[None]:
         """End all connections, those in use as well.
 
@@ -241,8 +234,7 @@ class Pool:
         return emptied
 
     def _shelf(self, backend: BackendState) -> Shelf:
-        cluster = backend.cluster.config
-        key = PoolKey(cluster.name, backend.address, "", cluster.tls, cluster.proxy_protocol)
+        key = _key(backend)
         shelf = self._shelves.get(key)
         if shelf is None:
             shelf = self._shelves[key] = Shelf(self, key, backend)
@@ -294,11 +286,12 @@ class Pool:
         if connection.capacity > 1 and connection in shelf.free:
             shelf.unlay(connection)  # It is to be on top.
         if not connection.in_use and lease.use is _ACTIVE:
-            if self._closed or not shelf.shares or lease.wanted:
+            if self._closed or not shelf.shares or lease.wanted or shelf.leaving:
                 # Wanted: another cluster has nothing to this address, and nobody may starve there
                 # for what lies idle here.
                 why = sharing.EVICTED if shelf.shares else sharing.POLICY
-                why = sharing.STOPPED if self._closed else why
+                if self._closed or shelf.leaving:
+                    why = sharing.STOPPED if self._closed else sharing.LEAVING
                 self._close(connection, why, for_port=why == sharing.EVICTED)
                 return
             lease.idle()
@@ -450,15 +443,23 @@ class Pool:
         else may have any more.
         """
         shelves = [shelf for key, shelf in self._shelves.items() if key.cluster == cluster]
-        own: Counter[str] = sum((shelf.own for shelf in shelves), Counter())
+        counts = Counts()
+        for each in shelves:
+            counts.add(each)
+        counts.add(self._former.get(cluster, Counts()))
         return {
             "idle": sum(shelf.idle for shelf in shelves),
             "opening": sum(len(shelf.pending) for shelf in shelves),
-            "opened": own.total(),
-            "reused": sum(shelf.reused for shelf in shelves),
-            "own": dict(own),
-            "not_kept": dict(sum((shelf.not_kept for shelf in shelves), Counter())),
+            "opened": counts.own.total(),
+            "reused": counts.reused,
+            "own": dict(counts.own),
+            "not_kept": dict(counts.not_kept),
         }
+
+
+def _key(backend: BackendState) -> PoolKey:
+    cluster = backend.cluster.config
+    return PoolKey(cluster.name, backend.address, "", cluster.tls, cluster.proxy_protocol)
 
 
 def _why_own(shelf: Shelf, choice: Choice, free: dict[Pooled, None]) -> str:

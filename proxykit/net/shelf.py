@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from proxykit.core.registry import BackendState
     from proxykit.model import Pool as PoolConfig
     from proxykit.model import PoolKey
-    from proxykit.net.pool import Opening, Pool
+    from proxykit.net.opening import Opening
+    from proxykit.net.pool import Pool
 
 #: What :class:`Pooled` has; whoever has it beside another class with slots makes them there.
 POOLED_SLOTS = ("_idle", "_idle_for", "answered", "capacity", "idle_limit", "in_use",
@@ -83,10 +84,11 @@ class Shelf:
     :ivar free_of: if so, those of ``free`` by that header.
     :ivar resets: whether they are closed with a reset.
     :ivar own: how many were opened, by the reason; ``not_kept``: how many may not be had any more.
+    :ivar leaving: whether its backend is to be left alone: what comes free is closed.
     """
 
-    __slots__ = ("backend", "config", "free", "free_of", "idle", "introduces", "key", "most",
-                 "not_kept", "own", "pending", "pool", "resets", "reused", "shares",
+    __slots__ = ("backend", "config", "free", "free_of", "idle", "introduces", "key", "leaving",
+                 "most", "not_kept", "own", "pending", "pool", "resets", "reused", "shares",
                  "spare")  # fmt: skip
 
     def __init__(self, pool: Pool, key: PoolKey, backend: BackendState) -> None:
@@ -106,6 +108,7 @@ class Shelf:
     def is_of(self, backend: BackendState) -> None:
         """Take what is set for a backend; one that left, and came back, has its shelf again."""
         self.backend = backend
+        self.leaving = False
         cluster = backend.cluster.config
         self.config: PoolConfig = cluster.pool
         self.shares = self.config.reuse != "never"
@@ -124,6 +127,21 @@ class Shelf:
         del self.free[connection]
         if self.introduces:
             strike(self.free_of, connection)
+
+
+class Counts:
+    """What was counted on several shelves."""
+
+    def __init__(self) -> None:
+        self.reused = 0
+        self.own: Counter[str] = Counter()
+        self.not_kept: Counter[str] = Counter()
+
+    def add(self, counted: Shelf | Counts) -> None:
+        """And on this one."""
+        self.reused += counted.reused
+        self.own += counted.own
+        self.not_kept += counted.not_kept
 
 
 def strike(named: dict[bytes, dict[Pooled, None]], connection: Pooled) -> None:

@@ -136,6 +136,7 @@ class ListenerTests(TestCase):
             "max_connections": 1,
             "accepted": 0,
             "paused": None,
+            "draining": False,
         }
         self.assertEqual(listener.snapshot(), expected)
         await self.echoes(await connect(self, port_of(listener)))

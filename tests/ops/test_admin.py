@@ -120,6 +120,7 @@ class AdminTests(TestCase):
                 "max_connections": 10000,
                 "accepted": 2,
                 "paused": None,
+                "draining": False,
             },
         )
         self.assertEqual((traffic["ended"], traffic["bytes_up"]), ({"client reset": 1}, 2))
