@@ -179,7 +179,9 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _summary(read: Config) -> str:
     backends = sum(len(cluster.backends) for cluster in read.clusters)
-    return ", ".join(
+    by = sorted({cluster.discover.by for cluster in read.clusters if cluster.discover})
+    found = f" and those that {' and '.join(by)} finds" if by else ""
+    counted = ", ".join(
         f"{count} {name}{'' if count == 1 else 's'}"
         for name, count in (
             ("listener", len(read.listeners)),
@@ -187,3 +189,4 @@ def _summary(read: Config) -> str:
             ("backend", backends),
         )
     )
+    return counted + found

@@ -25,6 +25,7 @@ from proxykit.sources import static
 from proxykit.strict import Problem, Wrong, dotted, found
 from proxykit.tables import LISTENER_KEYS, Reader, Resolve
 from proxykit.tomllines import KeyPath
+from proxykit.upkeep import Discover
 
 __all__ = ["Place", "as_toml", "build", "dotted", "load"]
 
@@ -86,8 +87,6 @@ def as_toml(config: Config) -> str:
     top["clusters"] = {cluster.name: made.unstructure(cluster) for cluster in config.clusters}
     for cluster in top["clusters"].values():
         del cluster["name"]
-        if found := cluster["discover"]:
-            cluster["discover"] = {"by": found["by"], **(found["settings"] or {})}
         for key in ("host", "proxy_protocol"):
             if not cluster[key]:
                 del cluster[key]
@@ -112,6 +111,10 @@ def _writer() -> Converter:
     made.register_unstructure_hook(PortRange, lambda ports: f"{ports.low}-{ports.high}")
     made.register_unstructure_hook(
         FieldRules, lambda rules: {"set": dict(rules.set), "remove": rules.remove}
+    )
+    made.register_unstructure_hook(
+        Discover,
+        lambda discover: {"by": discover.by, **(made.unstructure(discover.settings) or {})},
     )
     # Of a route only what it says: an empty cluster, or a status of 0, is not one in a file. This
     # looks up the hooks for its parts now.

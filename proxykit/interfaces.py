@@ -90,6 +90,13 @@ class IBackendSource(Interface):
 
     settings: type = Attribute("An attrs class: the keys of that table that are its own.")
 
+    def check(settings: Any) -> None:
+        """Look at what its keys say together, and at what they name on this machine, when a
+        configuration is read. It must not wait for anybody.
+
+        :raises ValueError: nothing can be found so. ``strict.Wrong`` says of which key that is.
+        """
+
     def watch(
         settings: Any, tell: Callable[[tuple[Backend, ...]], object], reactor: Any, cluster: str
     ) -> Callable[[], object]:
@@ -97,7 +104,9 @@ class IBackendSource(Interface):
         have changed; where they are known at once, from within this call. What cannot be found out
         is logged with the name of the ``cluster``, and the last good answer stands.
 
-        :returns: what ends it.
+        :param settings: an instance of ``settings``.
+        :param reactor: what tells the time, and opens sockets.
+        :returns: what ends it: nothing is left behind, and ``tell`` is not called any more.
         """
 
 

@@ -291,16 +291,22 @@ class Reader:
             raise Wrong.here(f"expected a table, not {found(value)}")
         known = components("source")
         name = value.get("by")
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             expected = f"expected one of {', '.join(known)}"
-            raise Wrong([(("by",), f"{expected}, not {found(name)}" if name else expected)])
+            text = f"{expected}, not {found(name)}" if "by" in value else f"missing; {expected}"
+            raise Wrong([(("by",), text)])
         try:
             source = IBackendSource(cast("Callable[[], object]", known[name].load())())
         except Exception as error:
             reason = f"the source {name!r} cannot be loaded: {_reason(error)}"
             raise Wrong([(("by",), reason)]) from error
         own = {key: each for key, each in value.items() if key != "by"}
-        return Discover(name, strict.read_table(self.converter, own, source.settings, ("by",)))
+        settings = strict.read_table(self.converter, own, source.settings, ("by",))
+        try:
+            source.check(settings)
+        except ValueError as error:
+            raise Wrong.here(str(error)) from error
+        return Discover(name, settings)
 
     def _backends(self, value: Any, _: object) -> tuple[Backend, ...]:
         if not isinstance(value, list):

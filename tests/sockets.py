@@ -29,7 +29,7 @@ from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
 from proxykit.model import Address, Backend, Cluster, Config, Listener
@@ -297,7 +297,7 @@ def held(transport: Any) -> int:
     )
 
 
-def hear(test: TestCase) -> list[str]:
+def hear(test: SynchronousTestCase) -> list[str]:
     """All that proxykit logs from now on, as text."""
     lines: list[str] = []
 

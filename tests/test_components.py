@@ -11,7 +11,7 @@ from zope.interface.verify import verifyObject
 from proxykit import components
 from proxykit.components import Component, IComponent
 from proxykit.core.balance import RoundRobin
-from proxykit.interfaces import IBalancer, IMode
+from proxykit.interfaces import IBackendSource, IBalancer, IMode
 
 
 class ComponentTests(SynchronousTestCase):
@@ -41,6 +41,8 @@ class ComponentsTests(SynchronousTestCase):
             self.assertTrue(verifyObject(IBalancer, policy.load()()))
         for mode in components.components("mode").values():
             self.assertTrue(verifyObject(IMode, mode.load()()))
+        for source in components.components("source").values():
+            self.assertTrue(verifyObject(IBackendSource, source.load()()))
 
     def test_order_and_kind(self):
         found = [

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from proxykit import config, tables
 from proxykit.checks import ClusterName
 from proxykit.model import Address, Backend, Cluster, Config, Listener, Pool, PortRange, Sources
+from proxykit.upkeep import Discover
 from tests.net.test_kernel import this_kernel
-from tests.test_config import LISTENER, WEB, Case, FakeRoute, FakeSettings
+from tests.test_config import LISTENER, WEB, FakeRoute, FakeSettings
+from tests.test_config_discover import DiscoverCase, FakeSource
 
 NAMES_ST = st.text(min_size=1, max_size=8).filter(tables._is_name)
 SECONDS = st.floats(min_value=1e-6, max_value=1e12)
@@ -33,6 +35,20 @@ def sources(draw):
     ports = PortRange(low, high, sum(low <= port <= high for port in RESERVED))
     headroom = draw(st.floats(0, 0.9))
     return Sources(tuple(map(str, addresses)), draw(st.none() | st.just(ports)), headroom)
+
+
+def discovers(names):
+    """Sources of backends, one of a plugin's among them."""
+    return st.builds(
+        Discover,
+        st.just("fake"),
+        st.builds(
+            FakeSource.settings,
+            st.just("${a"),
+            st.none() | st.sampled_from(names),
+            st.lists(st.text(), max_size=2).map(tuple),
+        ),
+    )
 
 
 @st.composite
@@ -68,6 +84,7 @@ def configs(draw):
             ),
             draw(st.sampled_from(["", "a.example", "[::1]:80"])),
             close=draw(st.sampled_from(["fin", "reset"])),
+            discover=draw(st.none() | discovers(names)),
         )
         for name in names
     )
@@ -99,7 +116,7 @@ def configs(draw):
     )
 
 
-class RoundTripTests(Case):
+class RoundTripTests(DiscoverCase):
     def setUp(self):
         super().setUp()
         this_kernel(self, "1024 65535", ",".join(map(str, RESERVED)))
@@ -131,5 +148,6 @@ class RoundTripTests(Case):
             "max_idle",
             "host",
             "port_range",
+            "discover",
         ):
             self.assertNotIn(absent, text)

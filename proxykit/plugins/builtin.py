@@ -40,3 +40,10 @@ source_hash = Component(
     "proxykit.core.balance:SourceHash",
     "the same client always to the same backend, by a consistent hash",
 )
+
+file = Component(
+    "source",
+    "file",
+    "proxykit.sources.file:FileSource",
+    "a file of addresses, read again when it changes",
+)
