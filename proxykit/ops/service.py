@@ -40,6 +40,7 @@ from proxykit.net.survey import Survey
 from proxykit.net.terminate import Terminating
 from proxykit.ops.accesslog import AccessLogs
 from proxykit.ops.admin import admin_site
+from proxykit.ops.lag import LoopLag
 from proxykit.strict import dotted
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class ProxyService(Service):
         self.flow = Flow(self.registry, self.deadlines, reactor)
         self.connector = Connector(reactor, self.accountant, self.deadlines)
         self.pool = Pool(self.connector, self.deadlines)
+        self.lag = LoopLag(reactor)
         self.listeners: dict[str, Listener] = {}
         self._access_logs = AccessLogs(reactor)
         self._certificates: list[Certificates] = []
@@ -313,6 +315,7 @@ class ProxyService(Service):
         """
         self.privilegedStartService()
         super().startService()  # type: ignore[no-untyped-call]
+        self.lag.start()
         for listener in self._taking_over:
             listener.doStart()  # as a port does
         for certificates in self._certificates:
@@ -321,6 +324,7 @@ class ProxyService(Service):
     def stopService(self) -> Deferred[Any]:
         """Accept no more. Connections end with the process."""
         super().stopService()  # type: ignore[no-untyped-call]
+        self.lag.stop()
         stopping = self._stop_listening()
         taking_over, self._taking_over = self._taking_over, []
         for listener in taking_over:
