@@ -13,6 +13,7 @@ from rich.text import Text
 from proxykit.core import capacity
 from proxykit.core.capacity import Limit, Way
 from proxykit.core.plan import Figure, Hop, Plan
+from proxykit.core.sharing import L7
 from proxykit.core.traps import WARNING, Trap
 from proxykit.model import PortRange
 from proxykit.strict import dotted
@@ -161,7 +162,9 @@ def _figures(hop: Hop) -> Table:
 def _backends(hop: Hop) -> Table:
     others = dict(hop.shared)
     # In mode http ports rest only where connections do not last.
-    rests = any(each.what == capacity.NEW and each.value is not None for each in hop.figures)
+    rests = capacity.layer(hop.mode) != L7 or any(
+        each.what == capacity.NEW and each.value is not None for each in hop.figures
+    )
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("backends", overflow="fold")
     for title in ("at once", "ports", "new/s"):

@@ -250,6 +250,10 @@ class Capacity:
                 found[name] = why
         return found
 
+    def unknown(self, names: Iterable[str]) -> bool:
+        """Whether some of these clusters have backends that only a source will find."""
+        return any(self.clusters[name].discover for name in names)
+
     # How many.
 
     def most_at_once(self, name: str) -> int:
@@ -308,8 +312,9 @@ class Capacity:
 
     def upstream(self, names: Iterable[str]) -> list[Limit]:
         """How many connections some clusters may have together: by what limits most of them, and
-        by what would be next."""
-        ways = self.used(names)
+        by what would be next; nothing where not all of their backends are known."""
+        names = tuple(names)
+        ways = [] if self.unknown(names) else self.used(names)
         if all(way.lost for way in ways):
             return [Limit(NO_WAY, 0)] if ways else []
         by = {PORTS: 0.0, CLUSTER: 0.0}
@@ -335,7 +340,7 @@ class Capacity:
         limited = [
             name for name in names if all(way.per_second is not None for way in self.used([name]))
         ]
-        if not limited:
+        if not limited or self.unknown(limited):
             return []
         ways = self.used(limited)
         if all(way.lost for way in ways):

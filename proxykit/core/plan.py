@@ -147,6 +147,8 @@ def _note(reckoned: Capacity, index: int, limited: bool) -> str:
             return "connections to backends are kept, and used again"
         said = ", ".join(f"clusters.{name}.{key}" for name, key in wearing.items())
         return f"where the proxy closes first; connections do not last ({said})"
+    if reckoned.unknown(reckoned.behind(index)):
+        return "not all backends are known beforehand"
     if limited:
         return "where the proxy closes first; where backends do, no port rests here"
     return "no port rests here after a connection"

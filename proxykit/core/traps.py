@@ -54,6 +54,7 @@ def find(reckoned: Capacity) -> Iterator[Trap]:
         _headroom,
         _plain_binding,
         _no_way,
+        _discovered,
         _same_address,
         _small_pools,
         _long_idle,
@@ -87,8 +88,9 @@ def _families(reckoned: Capacity) -> Iterator[Trap]:
         way for ways in reckoned.ways.values() for way in ways if not way.backend.address.is_unix
     ]
     reached = {":" in way.backend.address.host for way in ways}
+    unknown = reckoned.unknown(reckoned.clusters)
     for index, address in enumerate(addresses):
-        if (":" in address) not in reached:
+        if (":" in address) not in reached and not unknown:
             yield Trap(
                 WARNING,
                 "source-unused",
@@ -164,6 +166,18 @@ def _no_way(reckoned: Capacity) -> Iterator[Trap]:
                 "no-way",
                 ("clusters", name, "backends"),
                 f"there is no way from this machine to {', '.join(lost)}: counted as 0",
+            )
+
+
+def _discovered(reckoned: Capacity) -> Iterator[Trap]:
+    for name, cluster in reckoned.clusters.items():
+        if cluster.discover is not None:
+            yield Trap(
+                HINT,
+                "discovered",
+                ("clusters", name, "discover"),
+                f"the backends that {cluster.discover.by} finds are not known beforehand: no"
+                " figure counts them, or what they limit",
             )
 
 
@@ -280,8 +294,8 @@ def _above_upstream(reckoned: Capacity) -> Iterator[Trap]:
         names = reckoned.carried_by(index)
         if not listener.listen or not names or layer(listener.mode) == L7:
             continue
-        least, most = reckoned.upstream(names)[0].value, listener.max_connections
-        if least < most:
+        limits, most = reckoned.upstream(names), listener.max_connections
+        if limits and (least := limits[0].value) < most:
             queues = [reckoned.clusters[name] for name in names]
             first = queues[0]
             waiting = f"{first.queue_timeout:g} s in the queue of {first.name}"

@@ -1,0 +1,91 @@
+"""Plans of clusters whose backends, or some of them, only a source will find."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import evolve
+from twisted.trial.unittest import SynchronousTestCase
+
+from proxykit.core.capacity import CONNECTIONS, DESCRIPTORS, LISTENER, NEW, REQUESTS, Capacity
+from proxykit.core.plan import Plan, make_plan
+from proxykit.core.traps import HINT, Trap
+from proxykit.model import Cluster, Pool
+from proxykit.strict import dotted
+from proxykit.upkeep import Discover
+from tests.core.plans import HERE, HERE6, cluster, config, facts, listener
+
+FOUND = Discover("dns")
+
+
+def empty(name: str = "web", **settings: Any) -> Cluster:
+    """A cluster that names no backend itself."""
+    return evolve(cluster(name, **settings), backends=(), discover=FOUND)
+
+
+class PlanTests(SynchronousTestCase):
+    def plan(self, *parts: Any, **sources: Any) -> Plan:
+        made = config(*parts, **sources)
+        return make_plan(made, facts(made))
+
+    def figures(self, plan: Plan) -> dict[str, tuple[float | None, str]]:
+        return {
+            each.what: (each.value, each.limited_by.what if each.limited_by else "")
+            for each in plan.hops[0].figures
+        }
+
+    def assert_said(self, trap: Trap) -> None:
+        self.assertEqual(
+            (trap.level, trap.kind, dotted(trap.key)),
+            (HINT, "discovered", "clusters.web.discover"),
+        )
+        self.assertIn("the backends that dns finds are not known beforehand", trap.text)
+
+    def test_connections(self) -> None:
+        """What is known is what limits them; it makes no difference that some are named."""
+        for web in (empty(), cluster(discover=FOUND)):
+            plan = self.plan(web, listener(max_connections=300))
+            self.assertEqual(self.figures(plan), {CONNECTIONS: (300, LISTENER), NEW: (None, "")})
+            self.assertEqual(plan.hops[0].figures[1].note, "not all backends are known beforehand")
+            self.assertEqual(len(plan.hops[0].ways), len(web.backends))
+            (trap,) = plan.traps
+            self.assert_said(trap)
+
+    def test_requests(self) -> None:
+        for pool, note in (
+            (Pool(), "connections to backends are kept, and used again"),
+            (
+                Pool("never"),
+                "where the proxy closes first; connections do not last (clusters.web.pool.reuse)",
+            ),
+        ):
+            plan = self.plan(empty(pool=pool), listener("http", max_connections=300))
+            figures = self.figures(plan)
+            self.assertEqual(figures[REQUESTS], (300, LISTENER))
+            self.assertEqual(figures[NEW], (None, ""))
+            self.assertEqual(plan.hops[0].figures[2].note, note)
+
+    def test_descriptors(self) -> None:
+        plan = self.plan(empty(), listener(max_connections=10**6))
+        self.assertEqual(self.figures(plan)[CONNECTIONS], (49977, DESCRIPTORS))
+
+    def test_another_cluster(self) -> None:
+        """One whose backends are all named is reckoned with as ever."""
+        parts = empty("other"), cluster(), listener(max_connections=300)
+        figures = self.figures(self.plan(*parts))
+        self.assertEqual(figures[CONNECTIONS][0], 200)
+        self.assertEqual(figures[NEW][0], 200 / 60)
+
+    def test_sources(self) -> None:
+        """Who knows what families there will be?"""
+        plan = self.plan(
+            cluster(discover=FOUND), listener(max_connections=9), addresses=(HERE, HERE6)
+        )
+        (trap,) = plan.traps
+        self.assert_said(trap)
+
+    def test_unknown(self) -> None:
+        made = config(empty("found"), cluster("named"), listener())
+        reckoned = Capacity(made, facts(made))
+        for names, unknown in (((), False), (("named",), False), (("named", "found"), True)):
+            self.assertIs(reckoned.unknown(names), unknown)
