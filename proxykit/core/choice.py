@@ -137,6 +137,10 @@ class Attempt:
         """Make the protocol for a new socket, for the connector."""
         return self.choice.protocol(self)
 
+    def connected(self, seconds: float) -> None:
+        """The connector has made a new socket for it alone, in that time."""
+        self.backend.connected(seconds)
+
     def succeeded(self, upstream: object) -> None:
         """The connector has an upstream."""
         self.upstream = upstream

@@ -42,6 +42,11 @@ class Deadline:
             self._at = lane.stamp
             lane.entries.move_to_end(self)
 
+    @property
+    def since(self) -> float:
+        """When it was added, or touched last: a moment later than that, then."""
+        return self._at
+
     def cancel(self) -> None:
         """It is no longer wanted. Does nothing when it has expired or been cancelled."""
         self._lane.entries.pop(self, None)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 #: backend is one that is believed to be dead.
 State = Literal["up", "drain", "down"]
 STATES: tuple[State, ...] = get_args(State)
+#: How much one answer weighs in the moving average of how long they take.
+SMOOTHING = 0.1
 
 
 class BackendState:
@@ -50,6 +52,7 @@ class BackendState:
         "failures",
         "full",
         "in_flight",
+        "latency",
         "pages",
         "removed",
         "served",
@@ -71,6 +74,8 @@ class BackendState:
         self.failures = 0
         self.failing = 0
         self.served = 0
+        #: The moving average of the seconds until an answer begins (L4: a connection is there).
+        self.latency = 0.0
         self.state: State = "up"
         self.removed = False
         self.full: Full | None = None
@@ -97,6 +102,14 @@ class BackendState:
 
     def answered(self, status: int, seconds: float) -> None:
         """It has begun to answer a request, so many seconds after that was sent to it."""
+        self.cluster.stats.answered(status, seconds)
+        latency = self.latency
+        self.latency = latency + (seconds - latency) * SMOOTHING if latency else seconds
+
+    def connected(self, seconds: float) -> None:
+        """An L4 connection to it is there, so many seconds after it was begun."""
+        latency = self.latency
+        self.latency = latency + (seconds - latency) * SMOOTHING if latency else seconds
 
     def works(self) -> None:
         """An attempt has succeeded."""
@@ -149,6 +162,7 @@ class BackendState:
             "failures": self.failures,
             "closed_first": dict(self.closed_first),
             "full": self.full.what if self.full is not None else None,
+            "latency_seconds": self.latency or None,
         }
 
 

@@ -37,6 +37,7 @@ from proxykit.net.tls_client import TlsClient, WrongCertificate
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IConnector as ITwistedConnector
+    from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure
 
     from proxykit.core.accountant import Lease
@@ -117,6 +118,7 @@ class Connector:
         connecting = attempt.handle = _Connecting(attempt, lease, self._native, tls)
         timeout = backend.cluster.config.connect_timeout
         connecting.deadline = self._deadlines.add(timeout, connecting.too_late)
+        connecting.clock = self._deadlines.clock
         # The reactor's own timeout (its last argument) would be a timer for each connection.
         host, port = backend.address.host, backend.address.port
         try:
@@ -148,6 +150,7 @@ class _Connecting(ClientFactory):
     noisy = False
     connector: ITwistedConnector | None = None
     deadline: Deadline
+    clock: IReactorTime
 
     def __init__(self, attempt: Attempt, lease: Lease, native: bool, tls: TlsClient | None) -> None:
         #: Whose it is, until it is ready for use or has failed.
@@ -268,9 +271,10 @@ class _Connecting(ClientFactory):
         self.deadline.cancel()
         # They refer to this, as does the attempt, and there is nothing left to be stopped.
         self.connector = self._protocol = None
-        if self._attempt is not None:
-            self._attempt.ready = None
-            self._attempt = None
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.ready = None
+            attempt.connected(self.clock.seconds() - self.deadline.since)
 
     def _lost(self) -> None:
         self.over()

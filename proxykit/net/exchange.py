@@ -117,10 +117,11 @@ class Exchange(Choice):
     :ivar block: the lines that go to the backend, but for ``id_line`` and what is said of the
         connection.
     :ivar upgrade: whether the client asks for another protocol on this connection.
+    :ivar asked: when the last of the request that there was went to the upstream.
     """
 
-    __slots__ = ("backend", "block", "client", "failure", "head", "held", "id_line", "limit",
-                 "lost", "method", "received", "request_done", "request_id", "responded",
+    __slots__ = ("asked", "backend", "block", "client", "failure", "head", "held", "id_line",
+                 "limit", "lost", "method", "received", "request_done", "request_id", "responded",
                  "reused", "route", "sent", "serving", "status", "target", "trailers", "upgrade",
                  "upstream")  # fmt: skip
 
@@ -136,6 +137,7 @@ class Exchange(Choice):
         self.route: HttpRoute | None = None
         self.backend: BackendState | None = None
         self.started: float | None = None
+        self.asked = 0.0
         self.held = self.trailers = self.request_id = b""
         self.method = self.target = self.block = self.id_line = b""
         self.limit = self.received = self.sent = self.status = 0
@@ -178,9 +180,10 @@ class Exchange(Choice):
         else:
             got = serving.flow.upstream(self)
         if isinstance(got, Attempt):
+            self.asked = self.started  # type: ignore[assignment]  # it has just been set
             self._joined(got)
         else:
-            got.addCallbacks(self._joined, self._refused)
+            got.addCallbacks(self._joined_later, self._refused)
 
     def _answer(self, route: HttpRoute | None) -> None:
         """Answer without a backend."""
@@ -293,6 +296,11 @@ class Exchange(Choice):
             self.client.go_on()
         upstream.begin(self, held, self.request_done)
 
+    def _joined_later(self, attempt: Attempt) -> None:
+        """There is one by now."""
+        self.asked = self.serving.flow.clock.seconds()
+        self._joined(attempt)
+
     def _refused(self, failure: Failure) -> None:
         """There is none."""
         if failure.check(CancelledError) is None:  # else it is we who have cancelled it
@@ -357,9 +365,9 @@ class Exchange(Choice):
         if error.retry is Retry.REUSED_ONLY:
             self.serving.stats.repeated += 1
         if isinstance(got, Attempt):
-            self._joined(got)
+            self._joined_later(got)
         else:
-            got.addCallbacks(self._joined, self._refused)
+            got.addCallbacks(self._joined_later, self._refused)
 
     def over(self) -> None:
         """The answer is complete, and the upstream has gone its own way."""

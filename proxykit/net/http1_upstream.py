@@ -131,6 +131,7 @@ class Http1Upstream(Http1Timeouts, Pooled):
         if self.gone:
             return  # connectionLost has told it, or is about to.
         self.transport.write(self._framed(self.exchange, payload, done))
+        self.exchange.asked = self._serving.flow.clock.seconds()
         if self._response is not None:
             self._response.touch()
 
@@ -177,6 +178,8 @@ class Http1Upstream(Http1Timeouts, Pooled):
         self._answering = True
         exchange.status = head.status
         exchange.responded = True
+        seconds = self._serving.flow.clock.seconds() - exchange.asked
+        self.shelf.backend.answered(head.status, seconds)
         if head.fields.idle_timeout is not None:
             self.idle_limit = head.fields.idle_timeout
         if (head.fields.private or exchange.head.fields.private) and self.capacity:
@@ -277,6 +280,8 @@ class Http1Upstream(Http1Timeouts, Pooled):
         if not (exchange.upgrade and head.fields.upgrade):
             raise Refused("no 101 without an Upgrade (RFC 9110 section 15.2.2)", 502)
         self._cancel_deadlines()
+        seconds = self._serving.flow.clock.seconds() - exchange.asked
+        self.shelf.backend.answered(SWITCHING, seconds)
         self.exchange = self._body = None
         self.capacity = 0
         self._serving.pool.retire(self, sharing.UPGRADED)

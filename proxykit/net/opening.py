@@ -44,6 +44,9 @@ class Opening:
         assert make is not None
         return make(self)
 
+    def connected(self, seconds: float) -> None:
+        """See ``Attempt.connected``. What tells how a backend does is how soon it answers."""
+
     def succeeded(self, upstream: Pooled) -> None:
         """See ``Attempt.succeeded``."""
         if self.ready is not None:

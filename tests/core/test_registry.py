@@ -268,9 +268,18 @@ class StateTests(SynchronousTestCase):
                 "failures": 0,
                 "closed_first": {"proxy": 0, "backend": 0, "reset": 0},
                 "full": None,
+                "latency_seconds": None,
             },
         )
         self.assertEqual(second["full"], "it is full")
+
+    def test_latency(self):
+        """A moving average; the first one counts whole."""
+        for seconds, shown in ((1.0, 1.0), (2.0, 1.1), (0.1, 1.0)):
+            self.a.answered(200, seconds)
+            self.b.connected(seconds)
+            for backend in (self.a, self.b):
+                self.assertAlmostEqual(backend.snapshot()["latency_seconds"], shown)
 
 
 class WakeTests(SynchronousTestCase):
