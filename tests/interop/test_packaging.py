@@ -22,6 +22,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.wire import Echo
 from twisted.trial.unittest import TestCase
 
+from proxykit.ops import dashboard
 from tests.interop import programs
 
 #: Seconds for one step of building and installing.
@@ -181,13 +182,14 @@ class PackagingTests(TestCase):
         self.assertNotIn("Traceback", service.output)
 
     def test_wheel(self):
-        """It has both plugin files, and makes no package of Twisted's directories."""
+        """Plugin files and the dashboard are in it; no package is made of Twisted's directories."""
         names = set(zipfile.ZipFile(self.environment.wheel).namelist())
         for name in (
             "twisted/plugins/proxykit_plugin.py",
             "proxykit/plugins/__init__.py",
             "proxykit/plugins/builtin.py",
             "proxykit/py.typed",
+            *(f"proxykit/ops/dashboard/{name}" for name, kind in dashboard.FILES.values()),
         ):
             self.assertIn(name, names)
         for name in names:
