@@ -37,6 +37,7 @@ listen = "tcp:{site.port}:interface={HOST}"
 mode = "http"
 cluster = "origin"
 max_connections = {connections()}
+log_connections = false
 """
     return twistd(site.directory / "proxykit.toml", text)
 

@@ -54,7 +54,7 @@ def proxykit(
     backends = ", ".join(f'"{each}"' for each in site.backends)
     out = f'[clusters.origin.tls]\nserver_name = "{NAME}"\nca_file = "{pem}"' if outside else ""
     tls = f'[listeners.tls]\ncertificates = "{pem}"' if inside else ""
-    how = f"idle_timeout = {IDLE}.0\nlog_connections = false" if mode == "tcp" else ""
+    how = "log_connections = false" + (f"\nidle_timeout = {IDLE}.0" if mode == "tcp" else "")
     text = f"""
 [clusters.origin]
 backends = [{backends}]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from twisted.logger import Logger
 
 from proxykit.core.introduction import introduction
+from proxykit.core.sharing import waits
+from proxykit.core.waiting import OTHERS_WAIT, Full
 from proxykit.errors import ProxyError, refusal
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from proxykit.core.accountant import Lease
     from proxykit.core.flow import Flow
     from proxykit.core.registry import BackendState, ClusterState
-    from proxykit.core.waiting import Full, Ticket
+    from proxykit.core.waiting import Ticket
     from proxykit.interfaces import IConnector
     from proxykit.model import ConnInfo
 
@@ -82,6 +84,15 @@ class Choice:
     def waiting(self) -> bool:
         """Whether it stands in the queue."""
         return self.ticket is not None
+
+    def explain_waiting(self, kind: str) -> dict[str, Any]:
+        """What ``/api/explain/ID`` says while it stands there.
+
+        :param kind: see ``core.sharing.explained``.
+        """
+        found = self.cluster.pick(self.info.client_host, self.tried)
+        full = found if isinstance(found, Full) else OTHERS_WAIT
+        return waits(kind, full.what, full.ports)
 
     def leave_queue(self) -> None:
         """Give up its place there, if it has one."""

@@ -326,12 +326,14 @@ class ClusterState:
 
     def _full(self, tier: Tier) -> Full:
         first = next(
-            backend.full.what
+            backend.full
             for backend in self.backends.values()
             if backend.tier is tier and backend.usable and backend.full is not None
         )
         others = tier.up - tier.open - 1
-        return Full(f"{first}, and {others} more are full" if others > 0 else first)
+        if others <= 0:
+            return first
+        return Full(f"{first.what}, and {others} more are full", first.ports)
 
     def snapshot(self) -> dict[str, Any]:
         """One cluster as ``/api/clusters`` shows it."""

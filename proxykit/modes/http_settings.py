@@ -170,6 +170,8 @@ class HttpSettings:
     :ivar body_limit: bytes of a request body; 0: no limit.
     :ivar via: what the proxy is called in Via; empty: it is not named.
     :ivar request_id: give each request an X-Request-ID.
+    :ivar log_connections: one log line when a client's connection ends, with how many of its
+        requests shared a connection, and why the others did not.
     :ivar access_log: the file of the access log, or - for standard output; empty: there is none.
     :ivar access_log_format: how its lines are written, combined or json.
     :ivar routes: where requests go; what none of them takes goes to the listener's cluster.
@@ -190,6 +192,7 @@ class HttpSettings:
         metadata={"check": Check("one word, or nothing", lambda text: not text or _is_token(text))},
     )
     request_id: bool = True
+    log_connections: bool = True
     access_log: str = ""
     access_log_format: str = field(
         default="combined", metadata={"check": one_of("combined", "json")}

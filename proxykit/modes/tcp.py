@@ -265,7 +265,12 @@ class TcpProtocol(RelaySide):
 
     def explain(self) -> dict[str, Any]:
         """See ``IExplains``."""
-        return explained(L4, False, OPAQUE) if self._attempt else explained(L4, None, NO_BACKEND)
+        if self._attempt is not None:
+            return explained(L4, False, OPAQUE)
+        choice = self._choice
+        if choice is not None and choice.waiting:
+            return choice.explain_waiting(L4)
+        return explained(L4, None, NO_BACKEND)
 
 
 @implementer(ISnapshot)

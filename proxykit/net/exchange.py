@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from proxykit.core.registry import BackendState
+    from proxykit.core.sharing import Shares
     from proxykit.model import ConnInfo
     from proxykit.net.http1_upstream import Http1Upstream
     from proxykit.net.serving import Serving
@@ -59,11 +60,13 @@ class Client(Protocol):
     """The protocol that a request came from, or its stream, as exchange and upstream know it.
 
     :ivar private: an upstream connection that is this client's alone, or None.
+    :ivar shares: what its requests had for connections.
     """
 
     info: ConnInfo
     forwarding: Forwarding
     private: Http1Upstream | None
+    shares: Shares
 
     def respond(
         self, exchange: Exchange, head: ResponseHead, payload: bytes, done: bool, trailers: bytes
@@ -439,6 +442,9 @@ class Exchange(Choice):
         stats.bytes_down += self.sent
         if self.reused:
             stats.reused += 1
+        upstream = self.upstream or self.lost
+        if upstream is not None:
+            self.client.shares.note(upstream, self.reused)
         now = serving.flow.clock.seconds()
         seconds = now - self.started if self.started is not None else 0.0
         stats.seconds.observe(seconds)

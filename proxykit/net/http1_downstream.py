@@ -14,13 +14,14 @@ from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import ISSLTransport
 from zope.interface import implementer
 
-from proxykit.core.sharing import L7, NO_BACKEND, explained
-from proxykit.interfaces import IDrains, IExplains, ISnapshot
+from proxykit.core.sharing import Shares
+from proxykit.interfaces import IDrains
 from proxykit.model import ConnInfo
 from proxykit.net.closing import Closing, unsent
 from proxykit.net.exchange import Exchange
 from proxykit.net.http1_patience import Http1Patience
 from proxykit.net.relay import tune
+from proxykit.net.telling import Told
 from proxykit.net.upgrade import Upgrade
 from proxykit.wire.forwarding import Forwarding, reason_of, response_start
 from proxykit.wire.http1 import Refused, RequestReader
@@ -42,16 +43,17 @@ AHEAD_BYTES = 65536
 _WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
 
 
-@implementer(ISnapshot, IExplains, IDrains)
-class Http1Downstream(Http1Patience):
+@implementer(IDrains)
+class Http1Downstream(Told, Http1Patience):
     """One client's connection. See this module.
 
     :ivar private: an upstream connection that is this client's alone.
+    :ivar shares: what its requests had for connections; see net/telling.py.
     """
 
     __slots__ = ("_ahead", "_body", "_chunked", "_clogged", "_closing", "_head", "_held", "_idle",
                  "_keep", "_progress", "_reader", "_upgrade", "exchange", "forwarding", "info",
-                 "private", "requests", "serving")  # fmt: skip
+                 "private", "requests", "serving", "shares", "since")  # fmt: skip
 
     name = "client"
     #: Whether too much was sent ahead, so that it is not read from.
@@ -68,6 +70,8 @@ class Http1Downstream(Http1Patience):
         self.exchange: Exchange | None = None
         self.private: Http1Upstream | None = None
         self.requests = 0
+        self.shares = Shares()
+        self.since = serving.flow.clock.seconds()
         self._reader = RequestReader(serving.limits)
         #: What reads the body of the present request; None: it has none, or all of it has come.
         self._body: Any = None
@@ -435,24 +439,8 @@ class Http1Downstream(Http1Patience):
         self.serving.pool.left(self.info)
         if self.relay is not None:
             super().connectionLost(reason)
-
-    def snapshot(self) -> dict[str, Any]:
-        """See ``ISnapshot``."""
-        exchange = self._present
-        found: dict[str, Any] = {"requests": self.requests, "state": "idle"}
-        if exchange is not None:
-            found |= exchange.snapshot()
-        return found
-
-    def explain(self) -> dict[str, Any]:
-        """See ``IExplains``."""
-        exchange = self._present
-        upstream = exchange.upstream if exchange is not None else self.private
-        return upstream.explain() if upstream is not None else explained(L7, None, NO_BACKEND)
-
-    @property
-    def _present(self) -> Exchange | None:
-        return self._upgrade.exchange if self._upgrade is not None else self.exchange
+        else:
+            self.log_end()
 
 
 #: In place of a body's reader: there may be more to come, and nobody will look at it.

@@ -51,3 +51,4 @@ class Upgrade:
         client = self._client
         client._upgrade = None
         self.exchange.switched_back(client.received, why)
+        client.log_end()

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from proxykit.core.accountant import Accountant
 from proxykit.core.choice import Attempt
 from proxykit.core.introduction import introduction
+from proxykit.core.sharing import WHY
 from proxykit.errors import ProxyError, Retry, Side
 from proxykit.model import PortRange
 from tests.core import House, address, backends, refusal
@@ -211,3 +212,40 @@ class RestTests(SynchronousTestCase):
             accountant.lease(house.state(1))
         error = raised.exception
         self.assertEqual((error.side, error.retry), (Side.PROXY, Retry.NEVER))
+
+
+class ExplainTests(SynchronousTestCase):
+    def waiting(self, house):
+        """A choice for which there is no room any more."""
+        first = house.choice()
+        house.flow.upstream(first)
+        choice = house.choice()
+        result = house.flow.upstream(choice)
+        self.addCleanup(lambda: (result.cancel(), self.failureResultOf(result, CancelledError)))
+        self.assertTrue(choice.waiting)
+        return choice
+
+    def test_connections(self):
+        choice = self.waiting(House(*backends(1), max_connections=1))
+        found = choice.explain_waiting("l7")
+        self.assertEqual((found["kind"], found["reason"]), ("l7", "waiting"))
+        self.assertEqual((found["shared"], found["why"]), (None, WHY["waiting"]))
+        self.assertEqual(
+            found["full"], "10.0.0.1:80 has all of its 1 connections (max_connections)"
+        )
+        self.assertIn("max_connections", found["advice"])
+
+    def test_ports(self):
+        choice = self.waiting(House(*backends(1), ports=1))
+        found = choice.explain_waiting("l4")
+        self.assertIn("no source port is left from 10.9.9.9 to 10.0.0.1:80", found["full"])
+        self.assertIn("[sources]", found["advice"])
+
+    def test_room_for_those_before_it(self):
+        """It comes free while it is asked: what is there is for others."""
+        house = House(*backends(1), max_connections=1)
+        choice = self.waiting(house)
+        house.state(1).full = None
+        house.state(1).tier.open += 1
+        house.state(1).tier.balancer.add(house.state(1))
+        self.assertEqual(choice.explain_waiting("l4")["full"], "others were waiting")

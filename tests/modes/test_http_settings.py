@@ -56,6 +56,7 @@ class GoodTests(HttpCase):
             body_limit = 10
             via = ""
             request_id = false
+            log_connections = false
             access_log = "-"
             access_log_format = "json"
             [[listeners.routes]]
@@ -88,6 +89,7 @@ class GoodTests(HttpCase):
             *(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7, 8, 9, 10),
             via="",
             request_id=False,
+            log_connections=False,
             access_log="-",
             access_log_format="json",
             routes=(

@@ -7,8 +7,6 @@ from typing import Any
 
 from twisted.trial.unittest import TestCase
 
-from proxykit.core.sharing import WHY
-from proxykit.interfaces import IExplains
 from proxykit.model import HttpRoute
 from proxykit.modes.http_settings import HttpSettings
 from proxykit.net.relay import FULL_READ
@@ -28,7 +26,7 @@ from tests.http_sockets import (
 from tests.modes.test_http_bodies import OK, start
 from tests.modes.test_http_upgrade import ASKING, SWITCHING
 from tests.sni_sockets import LOOKS
-from tests.sockets import TIMEOUT, turns, until
+from tests.sockets import TIMEOUT, until
 
 NTLM = answer(b"who?", "WWW-Authenticate: NTLM", status="401 Unauthorized")
 HALF = head("Content-Length: 10") + b"01234"
@@ -279,83 +277,3 @@ class NotKeptTests(SharingTestCase):
         await self.client.get()
         await self.proxy.service.abort_connections()
         self.assertEqual(self.proxy.pooled()["not_kept"], {"stopped": 1})
-
-
-class ExplainTests(SharingTestCase):
-    """What is said of a connection while it is there."""
-
-    def explain(self, number: int = 1) -> dict[str, Any]:
-        found = self.proxy.listener.explain(number)
-        self.assertEqual((found["id"], found["listener"], found["kind"]), (number, "front", "l7"))
-        self.assertEqual(found["why"], WHY[found["reason"]])
-        return found
-
-    async def test_interface(self) -> None:
-        await self.start([OK])
-        self.assertTrue(IExplains.providedBy(await self.proxy.served_by()))
-
-    async def test_between_requests(self) -> None:
-        await self.start([OK])
-        await self.proxy.served_by()
-        for requests in (0, 1, 2):
-            found = self.explain()
-            self.assertEqual((found["shared"], found["reason"]), (None, "no-backend"))
-            self.assertEqual((found["requests"], found["state"]), (requests, "idle"))
-            await self.client.get()
-
-    async def test_the_first_on_its_connection_and_the_next(self) -> None:
-        origin, self.proxy = await start(self)
-        client = await self.proxy.connect()
-        for number, expected in enumerate(((False, "none-idle", 0), (True, "reused", 1))):
-            client.ask()
-            served = await origin.accepted() if not number else served  # noqa: F821
-            await served.request()
-            found = self.explain()
-            self.assertEqual((found["shared"], found["reason"], found["used"]), expected)
-            self.assertEqual((found["cluster"], found["backend"]), ("web", str(origin.address)))
-            self.assertEqual((found["requests"], found["state"]), (number + 1, "answering"))
-            self.assertIsNone(found["advice"])
-            served.send(OK)
-            await client.response()
-
-    async def test_what_would_make_it_shareable(self) -> None:
-        origin, self.proxy = await start(self)
-        client = await self.proxy.connect()
-        client.ask()
-        first = await origin.accepted()
-        await first.request()
-        first.send(OK)
-        await client.response()
-        self.proxy.clock.advance(2)
-        client.ask("POST")
-        await origin.accepted()
-        found = self.explain()
-        self.assertEqual((found["shared"], found["reason"]), (False, "stale"))
-        self.assertIn('reuse = "always"', found["advice"])
-
-    async def test_upgraded(self) -> None:
-        await self.start([SWITCHING])
-        self.client.ask("GET", "/", None, *ASKING)
-        await self.client.response()
-        found = self.explain()
-        self.assertEqual((found["shared"], found["reason"]), (False, "upgraded"))
-        self.assertEqual((found["state"], found["used"]), ("upgraded", 0))
-
-    async def test_authenticated(self) -> None:
-        """It is the client's between its requests as well."""
-        await self.start([NTLM])
-        await self.client.get()
-        await turns()
-        found = self.explain()
-        self.assertEqual((found["shared"], found["reason"]), (False, "authenticated"))
-
-    async def test_waiting(self) -> None:
-        origin, self.proxy = await start(self, max_connections=1)
-        first, second = await self.proxy.connect(), await self.proxy.connect()
-        first.ask()
-        await (await origin.accepted()).request()
-        second.ask()
-        await until(lambda: len(self.proxy.cluster.queue))
-        found = self.explain(2)
-        self.assertEqual((found["shared"], found["reason"]), (None, "no-backend"))
-        self.assertEqual(found["state"], "waiting")

@@ -60,10 +60,15 @@ class SnapshotTests(TestCase):
                 },
             ],
         )
-        for number, shared, reason in ((1, False, "opaque"), (2, None, "no-backend")):
+        for number, shared, reason in ((1, False, "opaque"), (2, None, "waiting")):
             found = proxy.listener.explain(number)
             self.assertEqual(found["kind"], "l4")
             self.assertEqual((found["shared"], found["reason"]), (shared, reason))
+        found = proxy.listener.explain(2)
+        self.assertEqual(
+            found["full"], f"{backend.address} has all of its 1 connections (max_connections)"
+        )
+        self.assertEqual(found["advice"], "another backend, or a greater max_connections")
         self.assertEqual(proxy.listener.snapshot()["traffic"]["own"], {"opaque": 1})
 
     async def test_connecting(self) -> None:
@@ -71,6 +76,7 @@ class SnapshotTests(TestCase):
         await proxy.connect()
         waiting: Any = await until(lambda: list(proxy.listener.connections.values()))
         self.assertEqual(waiting[0].snapshot()["state"], "connecting")
+        self.assertEqual(proxy.listener.explain(1)["reason"], "no-backend")
 
 
 class ModeTests(TestCase):
