@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NewType
 
 from attrs import field, fields_dict, frozen
+from twisted.internet.endpoints import UNIXServerEndpoint, serverFromString
 
 from proxykit import strict
 from proxykit.model import Address, PortRange
@@ -63,6 +64,8 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 _BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 _PORTS = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
 _HIGHEST_PORT = 65535
+#: Characters. Nobody guesses so many, and there is no lock-out after wrong guesses.
+SHORTEST_TOKEN = 16
 #: Port 0 is another port each time, so that two listeners may have it.
 _ANY_PORT = re.compile(r"(tcp6?|ssl):(port=)?0+(:|\Z)")
 
@@ -232,6 +235,43 @@ def header_fault(listener: Listener) -> str:
     if kind == "haproxy":
         return "the endpoint haproxy: reads a PROXY header already"
     return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens at that address."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def admin_fault(listen: str, token: str) -> str:
+    """Why the admin listener may not listen there; empty: it may.
+
+    :param listen: a Twisted server endpoint string that is one; ``token``: empty: there is none.
+    """
+    if token:
+        return ""
+    needs = "needs admin.token: without one the admin listener is on loopback, or a unix socket"
+    try:
+        endpoint: object = serverFromString(object(), listen)
+    except LookupError:  # systemd: has handed none over yet
+        return needs
+    if isinstance(endpoint, UNIXServerEndpoint):
+        return ""
+    interface = getattr(endpoint, "_interface", "")
+    return "" if isinstance(interface, str) and is_loopback(interface) else needs
+
+
+def token_fault(token: str) -> str:
+    """Why that is no token for the admin listener; empty: it is one. It never says the token."""
+    if len(token) >= SHORTEST_TOKEN and re.fullmatch("[!-~]+", token):
+        return ""
+    return (
+        f"expected at least {SHORTEST_TOKEN} printable characters of ASCII, without spaces;"
+        " openssl rand -hex 16 makes some"
+    )
 
 
 def hand_over_faults(listeners: Sequence[Listener]) -> list[Problem]:

@@ -334,6 +334,8 @@ class Config:
     :ivar sources: where connections to backends leave from.
     :ivar admin_token: what whoever asks there has to show; empty: nothing.
     :ivar drain_timeout: seconds that connections have to end, once their listener is to stop.
+    :ivar admin_hosts: names that browsers call the admin listener by, besides ``localhost`` and its
+        address.
     """
 
     listeners: tuple[Listener, ...]
@@ -342,6 +344,7 @@ class Config:
     sources: Sources = Sources()
     admin_token: str = ""
     drain_timeout: float = 30.0
+    admin_hosts: tuple[str, ...] = ()
 
 
 @frozen

@@ -1,139 +1,232 @@
-"""The admin listener: what the service is doing, as JSON, to be read only."""
+"""The admin listener: what the service is doing, as JSON, and what can be done about it.
+
+What a request may and may not do stands in ``admin_access.py``, how requests come in
+``admin_web.py``; here is what there is at which path.
+"""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Site
+
+from proxykit import __version__
+from proxykit.checks import admin_fault
+from proxykit.errors import ConfigError
+from proxykit.ops import admin_writes, history
+from proxykit.ops.admin_access import Access
+from proxykit.ops.admin_web import AdminSite, Refused
+from proxykit.ops.events import Events
+from proxykit.ops.history import History
+from proxykit.ops.openapi import DESCRIPTION
+from proxykit.ops.pages import INDEX, pages
 
 if TYPE_CHECKING:
-    from twisted.web.server import Request
-
+    from proxykit.model import Config
+    from proxykit.ops.admin_web import AdminRequest
     from proxykit.ops.service import ProxyService
 
 #: Behind this comes the number of a client's connection.
 EXPLAIN = "/api/explain/"
+_HEALTH = "/healthz"
+_BACKEND = re.compile("/api/clusters/([^/]+)/backends/(.+)")
 _NUMBER = re.compile("[0-9]{1,18}")
 
-
-class _Unknown(Exception):
-    """There is no such thing; the message says what there is instead."""
-
-
-def admin_site(service: ProxyService) -> Site:
-    """A factory for the admin listener of one service."""
-    answers: dict[str, Callable[[], Any]] = {
-        "/healthz": lambda: {"status": "ok"},
-        "/api/listeners": lambda: {
-            "listeners": [listener.snapshot() for listener in service.listeners.values()]
-        },
-        "/api/clusters": lambda: {
-            "clusters": [
-                {**cluster.snapshot(), "pool": service.pool.snapshot(cluster.config.name)}
-                for cluster in service.registry
-            ]
-        },
-        "/api/connections": lambda: {
-            "connections": [
-                connection
-                for listener in service.listeners.values()
-                for connection in listener.describe_connections()
-            ]
-        },
-        # As the kernel has it now, not as it was when it was asked last.
-        "/api/ports": lambda: service.survey.fresh().addCallback(
-            lambda _: {"budgets": service.accountant.snapshot()}
-        ),
-    }
-    answers["/"] = lambda: {"paths": [*(path for path in answers if path != "/"), f"{EXPLAIN}ID"]}
-    return quiet_site(_Answers(answers, lambda text: _explained(service, text)))
+#: Answers a request: gives what is to be sent as JSON, or a Deferred of it; None: it has taken the
+#: request over. Raises ``Refused``.
+_Answer = Callable[["AdminRequest"], Any]
 
 
-def _explained(service: ProxyService, text: str) -> dict[str, Any]:
-    """Why a client's connection shares a backend's, or not.
+def admin_site(service: ProxyService, config: Config) -> AdminSite:
+    """A factory for the admin listener of one service.
 
-    :param text: its number, as it was asked for.
-    :raises _Unknown: there is none.
+    :raises ConfigError: it would let anybody in.
     """
-    if not _NUMBER.fullmatch(text):
-        raise _Unknown(f"expected the id of a connection (/api/connections), not {text!r}")
-    number = int(text)
-    for listener in service.listeners.values():
-        if number in listener.connections:
-            return listener.explain(number)
-    raise _Unknown(
-        f"there is no connection {number}: it never was, or it has ended, and the log has its line"
-    )
+    return AdminSite(service.deadlines, Admin(service, config))
 
 
-def quiet_site(root: Resource) -> Site:
-    """A web site without an access log: who watches the proxy asks every few seconds."""
-    return _QuietSite(root)  # type: ignore[no-untyped-call]
+def _access(config: Config) -> Access:
+    """
+    :raises ConfigError: it would let anybody in.
+    """
+    if fault := admin_fault(config.admin, config.admin_token):
+        raise ConfigError([f"admin.listen: {fault}"])
+    return Access(config.admin_token, config.admin_hosts)
 
 
-class _QuietSite(Site):
-    displayTracebacks = False
-    noisy = False
+class Admin:
+    """What the admin listener of one service answers.
 
-    def log(self, request: Any) -> None:
-        """Say nothing."""
-
-
-class _Answers(Resource):
-    """Plain data at fixed paths, or Deferreds of it, which do not fail.
-
-    :param explain: makes the answer for what is behind ``EXPLAIN`` in a path.
+    :raises ConfigError: it would let anybody in.
     """
 
-    isLeaf = True
+    def __init__(self, service: ProxyService, config: Config) -> None:
+        self._service = service
+        self._access = _access(config)
+        clock = service.deadlines.clock
+        self._history = History()
+        self._beats = 0
+        self.events = Events(clock, self._state, self._beat)
+        self._pages = pages()
+        reads: dict[str, _Answer] = {
+            _HEALTH: self._health,
+            "/api/listeners": lambda request: {"listeners": self._listeners()},
+            "/api/clusters": lambda request: {"clusters": self._clusters()},
+            "/api/connections": lambda request: {"connections": self._connections()},
+            # As the kernel has it now, not as it was when it was asked last.
+            "/api/ports": lambda request: service.survey.fresh().addCallback(
+                lambda _: {"budgets": service.accountant.snapshot()}
+            ),
+            "/api/events": self.events.serve,
+            "/api/openapi.json": lambda request: DESCRIPTION,
+        }
+        reload = partial(admin_writes.reload, service)
+        self._paths: dict[str, Mapping[bytes, _Answer]] = {
+            path: {b"GET": answer} for path, answer in reads.items()
+        }
+        self._listed = [*reads, f"{EXPLAIN}ID", "/api/clusters/NAME/backends/ADDR", "/api/reload"]
+        self._paths["/api/reload"] = {b"POST": reload}
+        self._paths["/"] = {b"GET": self._root}
+        for path in self._pages:
+            self._paths[path] = {b"GET": partial(self._page, path)}
 
-    def __init__(
-        self, answers: dict[str, Callable[[], Any]], explain: Callable[[str], dict[str, Any]]
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._answers = answers
-        self._explain = explain
+    def reconfigure(self, config: Config) -> None:
+        """From now on another token, or other names, are the right ones.
 
-    def render(self, request: Request) -> bytes | int:
-        """Answer any method."""
+        :raises ConfigError: it would let anybody in; nothing has changed.
+        """
+        self._access = _access(config)
+
+    def running(self, running: bool) -> None:
+        """The listener starts, or stops."""
+        if running:
+            self.events.start()
+        else:
+            self.events.stop()
+
+    def answer(self, request: AdminRequest) -> Deferred[None] | None:
+        """Answer one request.
+
+        :raises Refused: it is not to be had.
+        """
         path = request.path.decode("ascii", "replace")
-        answer = self._answers.get(path)
-        if path.startswith(EXPLAIN):
-            answer = partial(self._explain, path.removeprefix(EXPLAIN))
+        if path != _HEALTH:
+            self._access.check(request)
+        answers = self._at(path)
+        method = b"GET" if request.method == b"HEAD" else request.method
+        answer = answers.get(method)
         if answer is None:
-            return self._send(request, 404, {"error": f"there is no {path} here"})
-        if request.method not in (b"GET", b"HEAD"):
-            request.setHeader(b"allow", b"GET, HEAD")
-            method = request.method.decode("ascii", "replace")
-            return self._send(request, 405, {"error": f"{method} is not possible here"})
-        try:
-            answered = answer()
-        except _Unknown as none:
-            return self._send(request, 404, {"error": str(none)})
-        if not isinstance(answered, Deferred):
-            return self._send(request, 200, answered)
-        left: list[object] = []
-        request.notifyFinish().addErrback(left.append)
+            allow = ", ".join("GET, HEAD" if each == b"GET" else each.decode() for each in answers)
+            said = request.method.decode("ascii", "replace")
+            raise Refused(405, f"{said} is not possible here", {"allow": allow})
+        if method != b"GET":
+            self._access.check_write(request)
+        answered = answer(request)
+        if isinstance(answered, Deferred):
+            return answered.addCallbacks(request.send_json, partial(_refused, request))
+        if answered is not None:
+            request.send_json(answered)
+        return None
 
-        def finish(body: dict[str, Any]) -> None:
-            if not left:
-                request.write(self._send(request, 200, body))
-                request.finish()
+    def _at(self, path: str) -> Mapping[bytes, _Answer]:
+        """What can be done at a path, by the method."""
+        if (answers := self._paths.get(path)) is not None:
+            return answers
+        if path.startswith(EXPLAIN):
+            return {b"GET": lambda request: self._explained(path.removeprefix(EXPLAIN))}
+        if found := _BACKEND.fullmatch(path):
+            name, where = found.groups()
+            return {
+                b"POST": lambda request: admin_writes.set_backend(
+                    self._service, request, name, where
+                )
+            }
+        raise Refused(404, f"there is no {path[:200]} here")
 
-        answered.addCallback(finish)
-        return NOT_DONE_YET
+    def _root(self, request: AdminRequest) -> Any:
+        """The dashboard, for a browser; for others what there is."""
+        request.setHeader("vary", "Accept")
+        if INDEX in self._pages and "text/html" in (request.field("accept") or ""):
+            return self._page(INDEX, request)
+        return {"paths": self._listed}
 
-    def _send(self, request: Request, status: int, body: dict[str, Any]) -> bytes:
-        request.setResponseCode(status)
-        request.setHeader(b"content-type", b"application/json")
-        request.setHeader(b"cache-control", b"no-store")
-        request.setHeader(b"x-content-type-options", b"nosniff")
-        text = json.dumps(body, indent=2).encode() + b"\n"
-        request.setHeader(b"content-length", b"%d" % len(text))
-        return text if request.method != b"HEAD" else b""
+    def _page(self, path: str, request: AdminRequest) -> None:
+        content, kind = self._pages[path]
+        request.send(200, content, kind)
+
+    def _health(self, request: AdminRequest) -> Any:
+        if getattr(self._service, "draining", False):
+            request.send_json({"status": "draining"}, 503)
+            return None
+        return {"status": "ok"}
+
+    def _listeners(self) -> list[dict[str, Any]]:
+        return [listener.snapshot() for listener in self._service.listeners.values()]
+
+    def _clusters(self) -> list[dict[str, Any]]:
+        pool = self._service.pool
+        return [
+            {**cluster.snapshot(), "pool": pool.snapshot(cluster.config.name)}
+            for cluster in self._service.registry
+        ]
+
+    def _connections(self) -> list[dict[str, Any]]:
+        return [
+            connection
+            for listener in self._service.listeners.values()
+            for connection in listener.describe_connections()
+        ]
+
+    def _explained(self, text: str) -> dict[str, Any]:
+        """Why a client's connection shares a backend's, or not.
+
+        :param text: its number, as it was asked for.
+        """
+        if not _NUMBER.fullmatch(text):
+            what = "expected the id of a connection (/api/connections)"
+            raise Refused(404, f"{what}, not {text[:100]!r}")
+        number = int(text)
+        for listener in self._service.listeners.values():
+            if number in listener.connections:
+                return listener.explain(number)
+        raise Refused(
+            404,
+            f"there is no connection {number}: it never was, or it has ended, and the log has its"
+            " line",
+        )
+
+    def _beat(self) -> None:
+        """Every second."""
+        if self._beats % history.INTERVAL == 0:
+            service = self._service
+            now = service.deadlines.clock.seconds()
+            self._history.note(service.accountant, service.listeners.values(), now)
+        self._beats += 1
+
+    def _state(self) -> dict[str, Any]:
+        """All that an event says."""
+        service, kept = self._service, self._history
+        return {
+            "time": round(time.time(), 3),
+            "uptime": round(service.deadlines.clock.seconds() - service.started, 3),
+            "version": __version__,
+            "draining": bool(getattr(service, "draining", False)),
+            "listeners": [
+                {**each, "history": kept.listener(each["name"])} for each in self._listeners()
+            ],
+            "clusters": self._clusters(),
+            "budgets": [
+                {**budget.snapshot(), "history": kept.budget(budget.key)}
+                for budget in service.accountant
+            ],
+            "loop_lag_seconds": service.lag.last,
+        }
+
+
+def _refused(request: AdminRequest, failure: Any) -> None:
+    failure.trap(Refused)
+    request.refused(failure.value)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.protocol import Factory
 from twisted.web.resource import Resource
+from twisted.web.server import Site
 
 from proxykit.model import (
     Address,
@@ -29,7 +30,6 @@ from proxykit.modes.tcp import TcpSettings
 from proxykit.net.certificates import read
 from proxykit.net.tls import Tls
 from proxykit.ops import demo_certificates
-from proxykit.ops.admin import quiet_site
 from proxykit.ops.service import ProxyService
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ class DemoService(ProxyService):
             self._files = tempfile.TemporaryDirectory(prefix="proxykit-demo-")
             where = Path(self._files.name)
             self._authority = demo_certificates.make(where, HERE, THROUGH)
-            self._origins = [self._start_origin(quiet_site(_Origin(n))) for n in ("one", "two")]
+            self._origins = [self._start_origin(_site(_Origin(n))) for n in ("one", "two")]
             certificate = read(where / f"{THROUGH}.pem", ListenerTls(()))
-            secure = _OverTls(certificate.context, quiet_site(_Origin("three")))
+            secure = _OverTls(certificate.context, _site(_Origin("three")))
             self._origins.append(self._start_origin(secure))
             self.apply(self._config())
         super().privilegedStartService()
@@ -156,6 +156,20 @@ Ctrl-C stops it.
             except OSError:
                 port = 0
         return f"tcp:{port}:interface={_HOST}"
+
+
+class _QuietSite(Site):
+    """A web site without an access log."""
+
+    displayTracebacks = False
+    noisy = False
+
+    def log(self, request: Any) -> None:
+        """Say nothing."""
+
+
+def _site(origin: Resource) -> Site:
+    return _QuietSite(origin)  # type: ignore[no-untyped-call]
 
 
 class _OverTls(Factory):

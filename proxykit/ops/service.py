@@ -75,6 +75,8 @@ class ProxyService(Service):
         self.connector = Connector(reactor, self.accountant, self.deadlines)
         self.pool = Pool(self.connector, self.deadlines)
         self.lag = LoopLag(reactor)
+        #: When it was made, by the reactor's clock.
+        self.started: float = reactor.seconds()
         self.listeners: dict[str, Listener] = {}
         self._access_logs = AccessLogs(reactor)
         self._certificates: list[Certificates] = []
@@ -130,7 +132,7 @@ class ProxyService(Service):
             else:
                 self._taking_over.append(listener)
         if config.admin:
-            site = admin_site(self)
+            site = admin_site(self, config)
             self._to_listen.append(
                 ("admin", config.admin, lambda at: at.listen(site).addCallback(self._admin_listens))
             )
