@@ -80,6 +80,7 @@ class Budget:
         #: Backends that were told there is none, in that order; they hear when one comes free.
         self.refused: dict[BackendState, None] = {}
         # Where ports in TIME_WAIT are given out again: when each was closed that is too young.
+        self.reuses = False
         self._young: deque[float] = deque()
         # While it is being asked: what it has shown, and what was closed meanwhile.
         self._reading = False
@@ -96,11 +97,11 @@ class Budget:
         self.size = size
         # Rounded first: 100 * 0.07 is a hair more than 7.
         self.limit = size - math.ceil(round(size * headroom, 6))
-        self._young.clear()
         # After a plain bind a port is one connection's alone for as long as it rests.
-        self.reuses = self.key.destination != "" and (
-            reuse == 1 or (reuse == 2 and self._is_loopback())
-        )
+        reuses = self.key.destination != "" and (reuse == 1 or (reuse == 2 and self._is_loopback()))
+        if reuses != self.reuses:
+            self.reuses = reuses
+            self._young.clear()
         self.settle()
 
     def _is_loopback(self) -> bool:
@@ -257,7 +258,9 @@ class Budget:
         :param listening: ports that listening sockets have: nobody gets them for anything else.
         """
         others = self._seen - self.ports - self._gone
-        self.resting = self._seen_resting - self.ports - others - self.rested.keys()
+        # What was closed meanwhile and rests is in rested; else it does not, whatever was seen.
+        gone = self._gone | self.rested.keys()
+        self.resting = self._seen_resting - self.ports - others - gone
         self._before = {}
         # Sockets of our own that are being connected may have a port that we do not know yet.
         nameless = self.used - len(self.ports)

@@ -52,7 +52,7 @@ class Headers:
         self._name = name
         self._rarely = Rarely(deadlines.clock)
 
-    def refuse(self, client: Any, reason: str, why: str) -> None:
+    def refuse(self, info: ConnInfo, reason: str, why: str) -> None:
         """Count one that is not let in; the log has the first of many.
 
         :param reason: one of a fixed set of words.
@@ -61,9 +61,9 @@ class Headers:
         self._rarely.warn(
             self._log,
             reason,
-            "{listener}: {client} refused: {why}",
-            listener=self._name,
-            client=address_text(client),
+            "{connection}: {client} refused: {why}",
+            connection=info.name,
+            client=address_text(info.client),
             why=why,
         )
 
@@ -71,7 +71,8 @@ class Headers:
         """Whether what connects may send a header; whoever may not is refused."""
         trusted = self.trust.covers(client)
         if not trusted:
-            self.refuse(client, "not trusted", "it may not send a PROXY header (trust)")
+            why = "it may not send a PROXY header (trust)"
+            self.refuse(ConnInfo(0, self._name, client), "not trusted", why)
         return trusted
 
 
@@ -141,7 +142,7 @@ class HeaderProtocol(Protocol):
 
     def _refuse(self, reason: str, why: str) -> None:
         self._rest()
-        self._headers.refuse(self.info.client, reason, why)
+        self._headers.refuse(self.info, reason, why)
         self.transport.abortConnection()
 
     def abort(self, why: str) -> None:
@@ -158,7 +159,7 @@ class HeaderProtocol(Protocol):
         """It has ended before its header had."""
         if self._deadline is not None:
             self._rest()
-            self._headers.refuse(self.info.client, "closed", "it ended before its PROXY header")
+            self._headers.refuse(self.info, "closed", "it ended before its PROXY header")
         self._through = None  # type: ignore[assignment]
 
     def snapshot(self) -> dict[str, Any]:

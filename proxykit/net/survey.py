@@ -201,7 +201,15 @@ class Survey:
 
     def _unanswered(self, problem: OSError) -> None:
         if problem.errno in OUT_OF_DESCRIPTORS:
-            return  # There may be some the next time; and memory.
+            # There may be some the next time; and memory.
+            self._rarely.warn(
+                self._log,
+                "out of descriptors",
+                "the kernel's sockets could not be read ({why}): the book of source ports is as it"
+                " was",
+                why=problem.strerror or problem,
+            )
+            return
         self._since = 0
         if self.blind:
             return

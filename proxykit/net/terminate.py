@@ -29,7 +29,6 @@ Secured = Callable[[Tls, ConnInfo], object]
 class Terminating:
     """What the connections of one listener have in common that begin with TLS.
 
-    :param name: the listener's, for the log.
     :param timeout: seconds for the whole handshake.
     :ivar handshakes: how many were done; ``resumed``: those that went on from an earlier session.
     :ivar failed: those that came to nothing, by the reason: OpenSSL's, or ours.
@@ -37,16 +36,13 @@ class Terminating:
 
     _log = Logger()
 
-    def __init__(
-        self, name: str, certificates: Certificates, timeout: float, deadlines: Deadlines
-    ) -> None:
+    def __init__(self, certificates: Certificates, timeout: float, deadlines: Deadlines) -> None:
         self.certificates = certificates
         self.timeout = timeout
         self.deadlines = deadlines
         self.handshakes = 0
         self.resumed = 0
         self.failed: dict[str, int] = {}
-        self._name = name
         self._rarely = Rarely(deadlines.clock)
 
     def begin(self, info: ConnInfo, secured: Secured) -> Tls:
@@ -63,8 +59,8 @@ class Terminating:
         self._rarely.warn(
             self._log,
             reason,
-            "{listener}: {client}: no TLS: {why}",
-            listener=self._name,
+            "{connection}: {client}: no TLS: {why}",
+            connection=info.name,
             client=address_text(info.client),
             why=reason,
         )

@@ -81,6 +81,8 @@ class ProxyService(Service):
         self._access_logs = AccessLogs(reactor)
         self._certificates: list[Certificates] = []
         self._wanted: model.PortRange | None = None
+        #: Whether the kernel's own range is not around that any more.
+        self._is_off = False
         self._ids = itertools.count(1)
         # Where each factory is to listen, until it does: its name, the endpoint string.
         self._to_listen: list[tuple[str, str, Callable[[Any], Deferred[IListeningPort]]]] = []
@@ -176,10 +178,14 @@ class ProxyService(Service):
             self.connector.whole = None if self.accountant.halves else ports
             return ports
         try:
-            return kernel.narrowed(self._wanted)
-        except ValueError:
+            found, off = kernel.narrowed(self._wanted), ""
+        except ValueError as error:
             # The kernel's range was set anew; what is said here is what the file says.
-            return self._wanted
+            found, off = self._wanted, str(error)
+        if off and not self._is_off:
+            self._log.warn("sources.port_range is not kept to any more: {why}", why=off)
+        self._is_off = bool(off)
+        return found
 
     def _prepare_tls(self, cluster: model.Cluster) -> None:
         """Read what TLS to a cluster's backends needs, before anybody waits for it."""
@@ -207,7 +213,7 @@ class ProxyService(Service):
         except ValueError as error:
             raise ConfigError([f"{place}: tls: {error}"]) from error
         self._certificates.append(certificates)
-        return Terminating(config.name, certificates, tls.handshake_timeout, self.deadlines)
+        return Terminating(certificates, tls.handshake_timeout, self.deadlines)
 
     def _add_listener(
         self,

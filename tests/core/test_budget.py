@@ -58,6 +58,16 @@ class SizeTests(SynchronousTestCase):
                 budget.grow(now)
                 self.assertEqual((budget.time_wait, budget.free), (1, free), (key, now))
 
+    def test_another_size(self):
+        """What is too young to be given out again is so still."""
+        budget = budget_of(reuse=ALWAYS)
+        take(budget, 5)
+        give(budget, 5, rests=True, now=5.0)
+        budget.measure(20, 0.0, ALWAYS)
+        self.assertEqual((budget.kept, budget.free), (1, 19))
+        budget.grow(6.0)
+        self.assertEqual((budget.kept, budget.free), (0, 20))
+
     def test_reuse_is_switched(self):
         budget = budget_of()
         take(budget, 5)

@@ -219,6 +219,17 @@ class ReadingTests(SynchronousTestCase):
             budget.end_reading(0)
             self.assertEqual((budget.time_wait, budget.free), (0, 9))
 
+    def test_had_again_and_closed_behind_it(self):
+        """It was shown as resting, but what had it since has left nothing behind."""
+        for rests in (False, True):
+            budget = budget_of()
+            budget.begin_reading()
+            budget.saw(1, True)
+            take(budget, 1)
+            give(budget, 1, rests=rests)
+            budget.end_reading(0)
+            self.assertEqual((budget.time_wait, budget.free), (int(rests), 10 - rests))
+
     def test_had_again_after_it(self):
         """The kernel has given one that it had shown as resting."""
         budget = budget_of()

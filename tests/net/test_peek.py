@@ -373,7 +373,7 @@ class RefusedTests(HeaderCase):
             client.send(sent)
             await self.refused(client, malformed=number)
             self.assertTrue(await client.lost(), rule)
-            self.assertEqual(lines[1:], [f"front: {name} refused: {rule}"])
+            self.assertEqual(lines[1:], [f"front #7: {name} refused: {rule}"])
             del lines[1:]
 
     async def test_malformed_in_its_second_part(self) -> None:
@@ -426,7 +426,7 @@ class RefusedTests(HeaderCase):
             self.assertTrue(await client.lost())
             await self.refused(client, late=1)
             self.assertEqual(
-                lines[1:], [f"front: {name} refused: no whole PROXY header within 5 s"]
+                lines[1:], [f"front #7: {name} refused: no whole PROXY header within 5 s"]
             )
 
     async def test_a_byte_now_and_then_is_no_excuse(self) -> None:
@@ -460,7 +460,7 @@ class RefusedTests(HeaderCase):
                 leave(client)
                 await self.refused(client, closed=1)
                 self.assertEqual(
-                    lines[1:], [f"front: {name} refused: it ended before its PROXY header"]
+                    lines[1:], [f"front #7: {name} refused: it ended before its PROXY header"]
                 )
 
     async def test_what_it_sent_before_it_left(self) -> None:

@@ -219,8 +219,15 @@ class BlindTests(SurveyTestCase):
         full = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         self.kernel.refuses = full
         self.use_up()
-        self.seconds(3)
-        self.successResultOf(self.survey.fresh())
+        with capturedLogs() as self.events:
+            self.seconds(3)
+            self.successResultOf(self.survey.fresh())
+        (line,) = [line for line in self.heard() if "book" in line]
+        self.assertEqual(
+            line,
+            "the kernel's sockets could not be read (Too many open files): the book of source"
+            " ports is as it was",
+        )
         self.assertFalse(self.survey.blind)
         self.kernel.refuses = None
 

@@ -144,7 +144,7 @@ class HandshakeTests(Case):
             client.close()
         await self.failed(http_request=3)
         (line,) = [line for line in self.lines if "no TLS" in line]
-        self.assertRegex(line, r"^front: 127\.0\.0\.1:\d+: no TLS: http request$")
+        self.assertRegex(line, r"^front #1: 127\.0\.0\.1:\d+: no TLS: http request$")
         self.assertEqual(self.backend.ends, [])
 
     async def test_it_leaves(self) -> None:

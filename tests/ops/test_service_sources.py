@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SkipTest, TestCase
 
 from proxykit.errors import ConfigError
@@ -180,6 +181,20 @@ class RangeTests(SourcesTestCase):
                 found.append(service.accountant.snapshot()[0]["size"])
             self.assertEqual(found, sizes)
             service.survey.stop()
+
+    def test_that_is_said_once(self) -> None:
+        service = self.service()
+        service.apply(config(port_range=self.wanted))
+        for _ in range(2):
+            with capturedLogs() as events:
+                for ports in (self.range, PortRange(50000, 50099), PortRange(50000, 50099)):
+                    self.range = ports
+                    service._ports()
+            self.range = PortRange(40000, 49999)
+            self.assertEqual(
+                [formatEvent(event) for event in events],
+                ["sources.port_range is not kept to any more: expected a part of 50000-50099"],
+            )
 
 
 class SurveyTests(SourcesTestCase):
