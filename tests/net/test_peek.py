@@ -373,7 +373,7 @@ class RefusedTests(HeaderCase):
             client.send(sent)
             await self.refused(client, malformed=number)
             self.assertTrue(await client.lost(), rule)
-            self.assertEqual(lines[1:], [f"front #7: {name} refused: {rule}"])
+            self.assertEqual(lines[1:], [f"front #{number + 6}: {name} refused: {rule}"])
             del lines[1:]
 
     async def test_malformed_in_its_second_part(self) -> None:
