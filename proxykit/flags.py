@@ -21,11 +21,12 @@ from proxykit.config import build
 from proxykit.errors import ConfigError
 from proxykit.interfaces import IMode
 from proxykit.model import HttpRoute, SniRoute
+from proxykit.ops.logs import FORMATS
 
 #: The cluster of the backends that are given by --backend.
 _DEFAULT = "backends"
 #: Flags that no setting can have, beside those in ``optParameters``.
-_TAKEN = ("backend", "route", "source", "tls", "trust", "help", "version")
+_TAKEN = ("backend", "route", "source", "tls", "trust", "log-format", "help", "version")
 #: What --proxy-protocol may be: read a header from each client, send one to each backend.
 _DIRECTIONS = ("in", "out", "both")
 _IN_FILE = "As in the file"
@@ -42,6 +43,18 @@ def say(text: str) -> None:
 
 
 class BaseOptions(usage.Options):
+    """What goes with every way to start the service."""
+
+    #: How the log is written; None: nobody has said. Whoever is asked for a mode tells its parent.
+    log_format: str | None = None
+
+    def opt_log_format(self, name: str) -> None:
+        """How the log is written, one line for each event: text, the default, or json."""
+        if name not in FORMATS:
+            raise usage.UsageError(f"--log-format: expected {' or '.join(FORMATS)}, not {name!r}")
+        parent = getattr(self, "parent", None)
+        (parent if isinstance(parent, BaseOptions) else self).log_format = name
+
     def opt_version(self) -> NoReturn:
         """Display the version of proxykit and exit."""
         say(f"proxykit {__version__}\n")

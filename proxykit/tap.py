@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 
 from proxykit.components import components
@@ -27,6 +27,7 @@ from proxykit.config import load
 from proxykit.errors import ConfigError
 from proxykit.flags import BaseOptions, mode_options, say
 from proxykit.model import Config
+from proxykit.ops.logs import Log, log_of
 
 _log = Logger(namespace="proxykit")
 
@@ -95,12 +96,20 @@ class _UserService(MultiService):
     """Tells the user in one line what is in the way.
 
     :param twistd: twistd's own options.
+    :param log: what the process logs to; None: twistd sees to it.
     """
 
-    def __init__(self, twistd: Mapping[str, Any], reactor: Any) -> None:
+    def __init__(self, twistd: Mapping[str, Any], reactor: Any, log: Log | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._logs_to = log
         self._twistd = twistd
         self._reactor = reactor
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Twistd asks the application what to log to, before it begins."""
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+        if self._logs_to is not None:
+            parent.setComponent(ILogObserver, self._logs_to)
 
     def privilegedStartService(self) -> None:
         try:
@@ -115,6 +124,8 @@ class _UserService(MultiService):
         chain_sigusr1(self._reopen_logs, self._reactor)
 
     def _reopen_logs(self) -> None:
+        if self._logs_to is not None:
+            self._logs_to.rotate()
         for service in self:
             service.reopen_logs()
 
@@ -147,9 +158,11 @@ def makeService(options: Options) -> IService:
 
     raise_descriptor_limit(reactor)
     spare_the_collector()
-    parent = _UserService(options.parent or {}, reactor)
+    parent = _UserService(options.parent or {}, reactor, _log_of(options))
     if options.configuration is None:
-        service: ProxyService = DemoService(reactor, say)
+        # All that is written is JSON then, and so is this.
+        tell = _log_lines if options.log_format == "json" else say
+        service: ProxyService = DemoService(reactor, tell)
     else:
         service = ProxyService(reactor)
         try:
@@ -158,6 +171,20 @@ def makeService(options: Options) -> IService:
             _exit(error.lines)
     service.setServiceParent(parent)  # type: ignore[no-untyped-call]
     return parent
+
+
+def _log_lines(text: str) -> None:
+    for line in filter(None, map(str.strip, text.splitlines())):
+        _log.info("{line}", line=line)
+
+
+def _log_of(options: Options) -> Log | None:
+    if options.parent is None:  # no twistd
+        return None
+    try:
+        return log_of(options.parent, options.log_format)
+    except ValueError as error:
+        _exit([str(error)])
 
 
 def install_reactor() -> None:
