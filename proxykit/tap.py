@@ -28,6 +28,7 @@ from proxykit.errors import ConfigError
 from proxykit.flags import BaseOptions, mode_options, say
 from proxykit.model import Config
 from proxykit.ops.logs import Log, log_of
+from proxykit.ops.systemd import Notifier
 
 _log = Logger(namespace="proxykit")
 
@@ -55,6 +56,8 @@ class Options(BaseOptions):
     optParameters = [["config", "c", None, "The configuration, a TOML file"]]
     #: What is to run; None: the demo.
     configuration: Config | None = None
+    #: Reads it again; None: there is no file.
+    read_again: Callable[[], Config] | None = None
 
     @property
     def subCommands(self) -> list[tuple[str, None, Callable[[], usage.Options], str]]:
@@ -87,6 +90,8 @@ class Options(BaseOptions):
             raise usage.UsageError(f"give --config or {self.subCommand}, not both")
         if path is not None:
             self.configured(lambda: load(path, environ=os.environ))
+            # A daemon may be elsewhere by then.
+            self.read_again = partial(load, os.path.abspath(path), environ=os.environ)
         elif self.subCommand is None:
             modes = ", ".join(name for name, *_ in self.subCommands)
             raise usage.UsageError(f"give --config FILE or one of {modes}")
@@ -104,6 +109,9 @@ class _UserService(MultiService):
         self._logs_to = log
         self._twistd = twistd
         self._reactor = reactor
+        self._notifier = Notifier(os.environ, reactor)
+        self._stopping = False
+        self._chained: list[Callable[[], object]] = []
 
     def setServiceParent(self, parent: Any) -> None:
         """Twistd asks the application what to log to, before it begins."""
@@ -121,7 +129,14 @@ class _UserService(MultiService):
     def startService(self) -> None:
         """Begin to serve; twistd has set up its own log by now."""
         super().startService()  # type: ignore[no-untyped-call]
-        chain_sigusr1(self._reopen_logs, self._reactor)
+        self._chain(signal.SIGUSR1, self._reopen_logs)
+        self._chain(signal.SIGHUP, self._reload)
+        # The reactor sets these up when it begins to run.
+        self._reactor.callWhenRunning(self._watch_for_another)
+        self._notifier.ready()
+
+    def _chain(self, number: signal.Signals, call: Callable[[], object]) -> None:
+        self._chained.append(chain_signal(number, call, self._reactor))
 
     def _reopen_logs(self) -> None:
         if self._logs_to is not None:
@@ -129,12 +144,46 @@ class _UserService(MultiService):
         for service in self:
             service.reopen_logs()
 
+    def _reload(self) -> None:
+        for service in self:
+            if service.reload is None:
+                _log.warn("SIGHUP: there is no file to be read again (--config)")
+                continue
+            self._notifier.reloading()
+            # If it comes to nothing, the log has said why.
+            service.reload().addBoth(lambda _: self._notifier.ready())
+
+    def _watch_for_another(self) -> None:
+        """The first signal stops the service, and a second one its waiting."""
+        if not self._stopping:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._chained.append(
+                    chain_signal(number, self._cut, self._reactor, instead=lambda: self._stopping)
+                )
+
+    def _cut(self) -> None:
+        for service in self:
+            if self._stopping:
+                service.cut("told to end at once")
+
     def stopService(self) -> Deferred[Any]:
-        """The process is about to end, and its connections with it."""
+        """The process is about to end: connections have ``drain_timeout`` seconds to do so before,
+        and then end with it."""
+        self._stopping = True
+        self._notifier.stopping()
+        drained = DeferredList([service.drain() for service in self])
+        return drained.addCallback(lambda _: self._stop())
+
+    def _stop(self) -> Deferred[Any]:
         stopped: Deferred[Any] = super().stopService()  # type: ignore[no-untyped-call]
         return stopped.addCallback(
             lambda _: DeferredList([service.abort_connections() for service in self])
-        )
+        ).addCallback(lambda _: self._stopped())
+
+    def _stopped(self) -> None:
+        self._notifier.stop()
+        while self._chained:
+            self._chained.pop()()
 
     def _tell_parent(self, lines: Iterable[str]) -> None:
         """As a daemon: the process at the terminal waits for word, and standard error is gone."""
@@ -169,6 +218,8 @@ def makeService(options: Options) -> IService:
             service.apply(options.configuration)
         except ConfigError as error:  # what only shows when it is done, such as a log's file
             _exit(error.lines)
+        if options.read_again is not None:
+            service.reads(options.read_again)
     service.setServiceParent(parent)  # type: ignore[no-untyped-call]
     return parent
 
@@ -195,22 +246,37 @@ def install_reactor() -> None:
         install()
 
 
-def chain_sigusr1(reopen: Callable[[], object], reactor: Any) -> None:
-    """Let SIGUSR1 do one thing more.
+def chain_signal(
+    number: signal.Signals,
+    call: Callable[[], object],
+    reactor: Any,
+    instead: Callable[[], bool] | None = None,
+) -> Callable[[], object]:
+    """Let a signal do one thing more.
 
-    Whoever has set a handler before goes first: twistd's rotates its log. It sets it up before the
-    services are started, and only where there is none yet.
+    Whoever has set a handler before goes first: twistd's rotates its log on SIGUSR1, and sets that
+    up before the services are started, and only where there is none yet.
 
-    :param reopen: called on the reactor.
+    :param call: called on the reactor.
+    :param instead: whether it is called alone, and the former handler not; asked each time.
+    :returns: what undoes it.
     """
-    before = signal.getsignal(signal.SIGUSR1)
+    before = signal.getsignal(number)
 
-    def handle(number: int, frame: Any) -> None:
-        if callable(before):
-            before(number, frame)
-        reactor.callFromThread(reopen)
+    def handle(given: int, frame: Any) -> None:
+        alone = instead is not None and instead()
+        if callable(before) and not alone:
+            before(given, frame)
+        if alone or instead is None:
+            reactor.callFromThread(call)
 
-    signal.signal(signal.SIGUSR1, handle)
+    signal.signal(number, handle)
+
+    def undo() -> None:
+        if signal.getsignal(number) is handle:
+            signal.signal(number, before)
+
+    return undo
 
 
 def raise_descriptor_limit(reactor: object) -> None:

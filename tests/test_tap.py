@@ -375,8 +375,10 @@ class SignalTests(TapTestCase):
         order: list[str] = []
         signal.signal(signal.SIGUSR1, lambda number, frame: order.append("rotate"))
         done: Deferred[None] = Deferred()
-        tap.chain_sigusr1(lambda: order.append("first"), reactor)
-        tap.chain_sigusr1(lambda: (order.append("second"), done.callback(None)), reactor)
+        tap.chain_signal(signal.SIGUSR1, lambda: order.append("first"), reactor)
+        tap.chain_signal(
+            signal.SIGUSR1, lambda: (order.append("second"), done.callback(None)), reactor
+        )
         os.kill(os.getpid(), signal.SIGUSR1)
         await done
         self.assertEqual(order, ["rotate", "first", "second"])
@@ -386,7 +388,7 @@ class SignalTests(TapTestCase):
         for before in (signal.SIG_DFL, signal.SIG_IGN):
             signal.signal(signal.SIGUSR1, before)
             done: Deferred[None] = Deferred()
-            tap.chain_sigusr1(lambda done=done: done.callback(None), reactor)
+            tap.chain_signal(signal.SIGUSR1, lambda done=done: done.callback(None), reactor)
             os.kill(os.getpid(), signal.SIGUSR1)
             await done
 

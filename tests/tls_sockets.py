@@ -299,7 +299,11 @@ class _Watched:
     service: ProxyService
 
     def _watching(self) -> int:
-        return sum(each._looking is not None for each in self.service._certificates)
+        return sum(
+            each.certificates._looking is not None
+            for each in self.service._fronts._built.values()
+            if each.certificates is not None
+        )
 
     def leftovers(self) -> dict[str, int]:
         found: dict[str, int] = super().leftovers()  # type: ignore[misc]

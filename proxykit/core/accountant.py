@@ -318,6 +318,15 @@ class Accountant:
         for budget in self:
             budget.go_blind(self.second)
 
+    def leave_from(self, addresses: tuple[str, ...], headroom: float) -> None:
+        """Bind to these addresses from now on, and keep back that share of the ports."""
+        self.addresses = addresses
+        if headroom != self.headroom:
+            self.headroom = headroom
+            for budget in self:
+                budget.measure(self.ports.size, headroom, self.reuse)
+                self._serve(budget)
+
     # What the kernel tells.
 
     def measure(self, ports: PortRange, reuse: int) -> None:

@@ -93,6 +93,10 @@ class Connector:
             client = self._tls[settings] = TlsClient(settings)
         return client
 
+    def have_tls(self, clients: dict[ClusterTls, TlsClient]) -> None:
+        """From now on these, made of files that have just been read."""
+        self._tls = clients
+
     def _source(self, lease: Lease) -> Source | tuple[str, int] | None:
         """What ``connectTCP`` is told of where a connection is to leave from."""
         address, ports = lease.source, self.ports

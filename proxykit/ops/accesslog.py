@@ -11,6 +11,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterable
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -295,21 +296,27 @@ class AccessLogs:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._logs: dict[str, AccessLog] = {}
+        self._logs: dict[tuple[str, str], AccessLog] = {}
 
     def log(self, path: str, format: str) -> AccessLog:
         """The log of that path, opened when it is asked for first.
 
         :raises OSError: the file cannot be opened.
-        :raises ValueError: there is no such format, or the file is open with the other one.
+        :raises ValueError: there is no such format.
         """
-        name = _absolute(path)
-        log = self._logs.get(name)
+        key = _absolute(path), format
+        log = self._logs.get(key)
         if log is None:
-            log = self._logs[name] = AccessLog(path, format, self._clock)
-        elif log.format != format:
-            raise ValueError(f"{path} is written in the format {log.format}, not {format}")
+            log = self._logs[key] = AccessLog(path, format, self._clock)
         return log
+
+    def keep_only(self, wanted: Iterable[tuple[str, str]]) -> None:
+        """Close those that nobody writes to any more.
+
+        :param wanted: path (as ``AccessLog.path`` has it) and format of the others.
+        """
+        for key in set(self._logs).difference(wanted):
+            self._logs.pop(key).close()
 
     def reopen_all(self) -> None:
         """See ``AccessLog.reopen``."""

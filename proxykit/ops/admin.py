@@ -165,7 +165,7 @@ class Admin:
         return {"status": "ok"}
 
     def _listeners(self) -> list[dict[str, Any]]:
-        return [listener.snapshot() for listener in self._service.listeners.values()]
+        return [listener.snapshot() for listener in self._service.all_listeners]
 
     def _clusters(self) -> list[dict[str, Any]]:
         pool = self._service.pool
@@ -177,7 +177,7 @@ class Admin:
     def _connections(self) -> list[dict[str, Any]]:
         return [
             connection
-            for listener in self._service.listeners.values()
+            for listener in self._service.all_listeners
             for connection in listener.describe_connections()
         ]
 
@@ -190,7 +190,7 @@ class Admin:
             what = "expected the id of a connection (/api/connections)"
             raise Refused(404, f"{what}, not {text[:100]!r}")
         number = int(text)
-        for listener in self._service.listeners.values():
+        for listener in self._service.all_listeners:
             if number in listener.connections:
                 return listener.explain(number)
         raise Refused(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from proxykit.core.deadlines import Deadline, Deadlines
+    from proxykit.model import Config
 
 #: Seconds for a request to come whole, from its first byte (or the connection's beginning) on; and
 #: for a client to take the rest of an answer, once the connection is to be closed.
@@ -281,6 +282,9 @@ class Answers(Protocol):
 
     def running(self, running: bool) -> None:
         """The listener starts, or stops."""
+
+    def reconfigure(self, config: Config) -> None:
+        """Another configuration is in force."""
 
 
 class AdminSite(HTTPFactory):

@@ -43,6 +43,8 @@ TCP_PORT = 9000
 HTTP_PORT = 8080
 TLS_PORT = 8443
 ADMIN_PORT = 9901
+#: Seconds that connections have to end after Ctrl-C.
+DRAIN = 2.0
 #: What ends here, and what goes on to an origin as it is.
 HERE, THROUGH = "here.localhost", "through.localhost"
 
@@ -145,6 +147,7 @@ Ctrl-C stops it.
                 Cluster("three", backends[2:]),
             ),
             admin=self._free(ADMIN_PORT),
+            drain_timeout=DRAIN,
         )
 
     def _free(self, port: int) -> str:

@@ -14,6 +14,7 @@ from zope.interface import implementer
 from proxykit.interfaces import IHandsOver
 from proxykit.model import Listener as ListenerConfig
 from proxykit.net.listener import endpoint
+from proxykit.ops.building import BuiltListener
 from proxykit.ops.service import ProxyService
 from tests.net import test_hand_over, test_peek
 from tests.net.test_hand_over import Asked, End, port_of
@@ -61,7 +62,10 @@ class ChainTests(TestCase):
             ("last", last),
         ):
             config = ListenerConfig(name, "", "none", max_connections=1)
-            service._add_listener(config, factory, introduces=False)
+            built = BuiltListener(config, factory, None, None, None, None)
+            if IHandsOver.providedBy(factory):
+                factory.hand_over_by(service._fronts._hand_over)
+            service.listeners[name] = service._fronts._listener(built)
         front, inner, _ = service.listeners.values()
         await front.listen(endpoint(reactor, f"tcp:0:interface={HOST}"))
         self.addCleanup(front.stop_listening)

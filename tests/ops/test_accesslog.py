@@ -475,9 +475,16 @@ class AccessLogsTests(LogCase):
         raised = self.assertRaises(ValueError, self.logs.log, path, "common")
         self.assertEqual(str(raised), "expected combined or json, not 'common'")
         self.assertFalse(self.path.exists())
-        self.logs.log(path, "combined")
-        raised = self.assertRaises(ValueError, self.logs.log, path, "json")
-        self.assertEqual(str(raised), f"{path} is written in the format combined, not json")
+        self.assertIsNot(self.logs.log(path, "combined"), self.logs.log(path, "json"))
+
+    def test_keep_only(self) -> None:
+        kept, gone = (self.logs.log(str(self.path), each) for each in ("combined", "json"))
+        self.logs.keep_only([(kept.path, "combined")])
+        for log in (kept, gone):
+            log.write(entry(target="/1"))
+            log.flush()
+        self.assertEqual((kept.lost, gone.lost), (0, 1))
+        self.assertIs(self.logs.log(str(self.path), "combined"), kept)
 
     def test_one_that_cannot_be_opened(self) -> None:
         path = self.directory / "none" / "access.log"

@@ -189,7 +189,7 @@ class RangeTests(SourcesTestCase):
             with capturedLogs() as events:
                 for ports in (self.range, PortRange(50000, 50099), PortRange(50000, 50099)):
                     self.range = ports
-                    service._ports()
+                    service._from.ports()
             self.range = PortRange(40000, 49999)
             self.assertEqual(
                 [formatEvent(event) for event in events],
