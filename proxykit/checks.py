@@ -253,7 +253,10 @@ def admin_fault(listen: str, token: str) -> str:
     """
     if token:
         return ""
-    needs = "needs admin.token: without one the admin listener is on loopback, or a unix socket"
+    needs = (
+        "needs a token (admin.token, admin.token_file or --admin-token-file): without one, it may"
+        " only be on loopback or on a unix socket"
+    )
     try:
         endpoint: object = serverFromString(object(), listen)
     except LookupError:  # systemd: has handed none over yet

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from attrs import evolve
+
 from proxykit import __version__, config, tomllines
 from proxykit.core.plan import make_plan
 from proxykit.errors import ConfigError
@@ -19,6 +21,9 @@ from proxykit.strict import dotted
 
 #: What a shell reports of a program that SIGPIPE has ended.
 _BROKEN_PIPE = 128 + 13
+
+#: In place of the admin's token.
+_HIDDEN = "(hidden)"
 
 _EXAMPLES = """\
 examples:
@@ -137,7 +142,10 @@ def _check(arguments: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 1
     if arguments.print:
-        print(config.as_toml(read), end="")
+        # What is printed gets pasted into tickets. It is too short for a token, so that nobody
+        # runs a service with it.
+        shown = evolve(read, admin_token=_HIDDEN) if read.admin_token else read
+        print(config.as_toml(shown), end="")
     else:
         print(f"{arguments.file}: ok: {_summary(read)}")
     return 0

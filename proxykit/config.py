@@ -82,7 +82,11 @@ def as_toml(config: Config) -> str:
     made = _writer()
     top: dict[str, Any] = {"drain_timeout": config.drain_timeout}
     if config.admin:
-        top["admin"] = {"listen": config.admin, "token": config.admin_token}
+        top["admin"] = {
+            "listen": config.admin,
+            "token": config.admin_token or None,
+            "hosts": config.admin_hosts,
+        }
     top["sources"] = made.unstructure(config.sources)
     top["clusters"] = {cluster.name: made.unstructure(cluster) for cluster in config.clusters}
     for cluster in top["clusters"].values():

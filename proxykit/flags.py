@@ -100,6 +100,7 @@ class ModeOptions(BaseOptions):
     optParameters = [
         ["listen", "l", None, "Where to listen: a Twisted server endpoint, such as tcp:9000"],
         ["admin", None, None, "Where the admin listener is, such as tcp:9901:interface=127.0.0.1"],
+        ["admin-token-file", None, None, "A file with the token that one has to show there"],
         ["balance", None, None, f"How a backend is chosen: {', '.join(components('balance'))}"],
         ["proxy-protocol", None, None, f"PROXY headers: {', '.join(_DIRECTIONS)}"],
     ]
@@ -175,8 +176,9 @@ class ModeOptions(BaseOptions):
             }
         if self.sources:
             data["sources"] = {"addresses": self.sources}
-        if self["admin"] is not None:
-            data["admin"] = {"listen": self["admin"]}
+        admin = {"listen": self["admin"], "token_file": self["admin-token-file"]}
+        if given := {key: value for key, value in admin.items() if value is not None}:
+            data["admin"] = given
         return data
 
     def _direction(self) -> str | None:
@@ -199,6 +201,8 @@ class ModeOptions(BaseOptions):
                 return self.needed
             case ("sources", _, int() as index):
                 return f"--source {self.sources[index]}"
+            case ("admin", "token_file"):
+                return "--admin-token-file"
             case ("admin", *_):
                 return "--admin"
             case ("listeners", _, "routes", int() as index, *_):

@@ -342,7 +342,7 @@ class Config:
     clusters: tuple[Cluster, ...]
     admin: str = ""
     sources: Sources = Sources()
-    admin_token: str = ""
+    admin_token: str = field(default="", repr=False)
     drain_timeout: float = 30.0
     admin_hosts: tuple[str, ...] = ()
 

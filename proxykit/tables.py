@@ -17,6 +17,7 @@ from attrs import field, frozen
 from twisted.internet.endpoints import serverFromString
 
 from proxykit import strict
+from proxykit.admin_table import AdminTable, Token, TokenFile, read_token, read_token_file
 from proxykit.checks import (
     Check,
     ClusterName,
@@ -132,12 +133,6 @@ LISTENER_KEYS = tuple(attrs.fields_dict(_ListenerTable))
 
 
 @frozen
-class _AdminTable:
-    listen: EndpointText
-    token: str = field(default=default_of(Config, "admin_token"))
-
-
-@frozen
 class _SourcesTable:
     addresses: _Addresses = field(default=default_of(Sources, "addresses"))
     port_range: PortRange | None = field(default=default_of(Sources, "port_range"))
@@ -149,7 +144,7 @@ class _FileTable:
     listeners: _Listeners = field(metadata={"check": Check("at least one [[listeners]]", bool)})
     clusters: _Clusters = field(default=_Clusters(()))
     sources: Sources = field(default=default_of(Config, "sources"))
-    admin: _AdminTable | None = None
+    admin: AdminTable | None = None
     drain_timeout: float = as_in(Config, "drain_timeout", seconds)
 
 
@@ -171,6 +166,8 @@ class Reader:
         hooks: tuple[tuple[Any, _Hook], ...] = (
             (Address, _address),
             (EndpointText, _endpoint),
+            (Token, read_token),
+            (TokenFile, read_token_file),
             (ClusterName, self._cluster_name),
             (Fallback, self._fallback),
             (ListenerName, self._listener_name),
@@ -201,14 +198,22 @@ class Reader:
         :raises Wrong: with every mistake.
         """
         read: _FileTable = strict.read_table(self.converter, self.data, _FileTable)
-        admin, token = (read.admin.listen, read.admin.token) if read.admin else ("", "")
-        problems = repeated(
-            [(("admin", "listen"), admin), *listens(enumerate(read.listeners), "listeners")],
+        tables = () if read.admin is None else (("admin", read.admin),)
+        good, problems = strict.each(tables, lambda admin: admin.settings())
+        where = read.admin.listen if read.admin else ""
+        problems += repeated(
+            [(("admin", "listen"), where), *listens(enumerate(read.listeners), "listeners")],
             "the same endpoint as ",
         )
         if problems := problems + hand_over_faults(read.listeners):
             raise Wrong(problems)
-        return Config(read.listeners, read.clusters, admin, read.sources, token, read.drain_timeout)
+        return Config(
+            read.listeners,
+            read.clusters,
+            sources=read.sources,
+            drain_timeout=read.drain_timeout,
+            **good.get("admin", {}),
+        )
 
     def _from(self, table: type, part: type) -> _Hook:
         """Reads a part of the model by the table that has the same keys."""

@@ -217,7 +217,7 @@ class MistakeTests(Case):
                     "9: listeners[2].listen: the same endpoint as listeners[0].listen: tcp:8080",
                 ),
                 (
-                    LISTENER + "[admin]\nlisten = 'tcp:8080'",
+                    LISTENER + "[admin]\nlisten = 'tcp:8080'\ntoken = '0123456789abcdef'",
                     "2: listeners[0].listen: the same endpoint as admin.listen: tcp:8080",
                 ),
             )

@@ -51,6 +51,17 @@ def discovers(names):
     )
 
 
+def admins():
+    """Settings of an admin listener, with a token or without."""
+    hosts = st.lists(st.sampled_from(["a.example", "fd00::1", "10.0.0.1"]), unique=True).map(tuple)
+    token = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=16, max_size=40)
+    local = st.sampled_from(["tcp:9:interface=127.0.0.1", "unix:/run/admin.sock"])
+    with_one = st.fixed_dictionaries(
+        {"admin": local | st.just("tcp:9"), "admin_token": token, "admin_hosts": hosts}
+    )
+    return with_one | st.fixed_dictionaries({"admin": local, "admin_hosts": hosts})
+
+
 @st.composite
 def configs(draw):
     names = draw(st.lists(NAMES_ST, max_size=3, unique=True))
@@ -111,8 +122,8 @@ def configs(draw):
     return Config(
         (note_free, *listeners[1:]),
         clusters,
-        draw(st.sampled_from(["", "tcp:9"])),
-        draw(sources()),
+        sources=draw(sources()),
+        **draw(st.just({}) | admins()),
     )
 
 

@@ -99,9 +99,8 @@ class MistakeTests(TapTestCase):
             self.assertIn(expected, self.one_line(*arguments))
 
     def test_the_same_endpoint_twice(self) -> None:
-        line = self.one_line(
-            "tcp", "--listen", "tcp:9000", "--admin", "tcp:9000", "--backend", "127.0.0.1:1"
-        )
+        here = "tcp:9000:interface=127.0.0.1"
+        line = self.one_line("tcp", "--listen", here, "--admin", here, "--backend", "127.0.0.1:1")
         self.assertIn("the same endpoint as ", line)
 
     def test_several_mistakes_are_several_lines(self) -> None:
