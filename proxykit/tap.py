@@ -118,6 +118,7 @@ class _UserService(MultiService):
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
         if self._logs_to is not None:
             parent.setComponent(ILogObserver, self._logs_to)
+            chain_sigusr1(self._logs_to.rotate, self._reactor)
 
     def privilegedStartService(self) -> None:
         try:
@@ -139,8 +140,6 @@ class _UserService(MultiService):
         self._chained.append(chain_signal(number, call, self._reactor))
 
     def _reopen_logs(self) -> None:
-        if self._logs_to is not None:
-            self._logs_to.rotate()
         for service in self:
             service.reopen_logs()
 
