@@ -118,7 +118,7 @@ class _UserService(MultiService):
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
         if self._logs_to is not None:
             parent.setComponent(ILogObserver, self._logs_to)
-            chain_sigusr1(self._logs_to.rotate, self._reactor)
+            self._chain(signal.SIGUSR1, self._logs_to.rotate)
 
     def privilegedStartService(self) -> None:
         try:
