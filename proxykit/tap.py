@@ -190,10 +190,11 @@ class _UserService(MultiService):
         if pipe is not None:
             for line in lines:
                 _log.error("{line}", line=line)
-            os.write(pipe, f"1 {next(iter(lines))}".encode()[:100])
-            os.close(pipe)
+            # Before it hears of it, and whoever waits for it looks.
             with suppress(OSError):
                 os.remove(self._twistd["pidfile"])
+            os.write(pipe, f"1 {next(iter(lines))}".encode()[:100])
+            os.close(pipe)
 
 
 def makeService(options: Options) -> IService:
