@@ -442,19 +442,34 @@ class Pool:
         ``own`` has those that were opened, by the reason, ``not_kept`` those of them that nobody
         else may have any more.
         """
-        shelves = [shelf for key, shelf in self._shelves.items() if key.cluster == cluster]
-        counts = Counts()
-        for each in shelves:
-            counts.add(each)
-        counts.add(self._former.get(cluster, Counts()))
-        return {
-            "idle": sum(shelf.idle for shelf in shelves),
-            "opening": sum(len(shelf.pending) for shelf in shelves),
-            "opened": counts.own.total(),
-            "reused": counts.reused,
-            "own": dict(counts.own),
-            "not_kept": dict(counts.not_kept),
-        }
+        return self.snapshots().get(cluster) or _shown([], Counts())
+
+    def snapshots(self) -> dict[str, dict[str, Any]]:
+        """The same of each cluster that has, or had, any, by its name; looked up in one go."""
+        shelves: dict[str, list[Shelf]] = {name: [] for name in self._former}
+        for key, shelf in self._shelves.items():
+            shelves.setdefault(key.cluster, []).append(shelf)
+        nothing = Counts()
+        return {name: _shown(its, self._former.get(name, nothing)) for name, its in shelves.items()}
+
+
+def _shown(shelves: list[Shelf], former: Counts) -> dict[str, Any]:
+    """What there is on some shelves.
+
+    :param former: what was counted on others that are gone.
+    """
+    counts = Counts()
+    counts.add(former)
+    for each in shelves:
+        counts.add(each)
+    return {
+        "idle": sum(shelf.idle for shelf in shelves),
+        "opening": sum(len(shelf.pending) for shelf in shelves),
+        "opened": counts.own.total(),
+        "reused": counts.reused,
+        "own": dict(counts.own),
+        "not_kept": dict(counts.not_kept),
+    }
 
 
 def _key(backend: BackendState) -> PoolKey:

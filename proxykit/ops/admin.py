@@ -22,6 +22,7 @@ from proxykit.ops.admin_access import Access
 from proxykit.ops.admin_web import AdminSite, Refused
 from proxykit.ops.events import Events
 from proxykit.ops.history import History
+from proxykit.ops.metrics import Metrics
 from proxykit.ops.openapi import DESCRIPTION
 from proxykit.ops.pages import INDEX, pages
 
@@ -36,8 +37,8 @@ _HEALTH = "/healthz"
 _BACKEND = re.compile("/api/clusters/([^/]+)/backends/(.+)")
 _NUMBER = re.compile("[0-9]{1,18}")
 
-#: Answers a request: gives what is to be sent as JSON, or a Deferred of it; None: it has taken the
-#: request over. Raises ``Refused``.
+#: Answers a request: gives what is to be sent as JSON, or a Deferred of it; None, in either way: it
+#: has taken the request over. Raises ``Refused``.
 _Answer = Callable[["AdminRequest"], Any]
 
 
@@ -71,9 +72,11 @@ class Admin:
         self._history = History()
         self._beats = 0
         self.events = Events(clock, self._state, self._beat)
+        self._metrics = Metrics(service, clock)
         self._pages = pages()
         reads: dict[str, _Answer] = {
             _HEALTH: self._health,
+            "/metrics": self._scrape,
             "/api/listeners": lambda request: {"listeners": self._listeners()},
             "/api/clusters": lambda request: {"clusters": self._clusters()},
             "/api/connections": lambda request: {"connections": self._connections()},
@@ -127,7 +130,7 @@ class Admin:
             self._access.check_write(request)
         answered = answer(request)
         if isinstance(answered, Deferred):
-            return answered.addCallbacks(request.send_json, partial(_refused, request))
+            return answered.addCallbacks(partial(_done, request), partial(_refused, request))
         if answered is not None:
             request.send_json(answered)
         return None
@@ -157,6 +160,12 @@ class Admin:
     def _page(self, path: str, request: AdminRequest) -> None:
         content, kind = self._pages[path]
         request.send(200, content, kind)
+
+    def _scrape(self, request: AdminRequest) -> Deferred[None]:
+        """What Prometheus asks for."""
+        request.setHeader("vary", "Accept")
+        scraped = self._metrics.scrape(request.field("accept") or "")
+        return scraped.addCallback(lambda found: request.send(200, *found))
 
     def _health(self, request: AdminRequest) -> Any:
         if getattr(self._service, "draining", False):
@@ -225,6 +234,11 @@ class Admin:
             ],
             "loop_lag_seconds": service.lag.last,
         }
+
+
+def _done(request: AdminRequest, body: Any) -> None:
+    if body is not None:
+        request.send_json(body)
 
 
 def _refused(request: AdminRequest, failure: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from twisted.trial.unittest import TestCase
 
 from proxykit.core.sharing import ADVICE, WHY
+from proxykit.ops.metrics import CONTENT_TYPE
 from tests.sockets import HOST, TIMEOUT, Proxy, in_thread, start_backend, start_proxy, until
 
 
@@ -54,6 +55,7 @@ class AdminTests(TestCase):
             paths,
             [
                 "/healthz",
+                "/metrics",
                 "/api/listeners",
                 "/api/clusters",
                 "/api/connections",
@@ -66,8 +68,18 @@ class AdminTests(TestCase):
             ],
         )
         for path in paths[:-3]:
-            if path != "/api/events":
+            if path not in ("/api/events", "/metrics"):
                 await self.json(proxy, path)
+
+    async def test_metrics(self) -> None:
+        """In the format that is wanted, and at once where there is little."""
+        proxy = await self.start()
+        status, header, body = await self.ask(proxy, "/metrics")
+        self.assertEqual((status, header["content-type"]), (200, CONTENT_TYPE))
+        self.assertEqual((header["vary"], header["cache-control"]), ("Accept", "no-store"))
+        self.assertIn(b'\nproxykit_listener_accepted_total{listener="front"} 0.0\n', body)
+        _, header, empty = await self.ask(proxy, "/metrics", "HEAD")
+        self.assertEqual((int(header["content-length"]), empty), (len(body), b""))
 
     async def test_ports(self) -> None:
         proxy = await self.start()
