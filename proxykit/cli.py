@@ -32,11 +32,19 @@ examples:
   proxykit plan proxykit.toml             how much can it hold, and what runs out first?
   proxykit lab                            which questions are there to be tried?
   proxykit lab limit --plot limit.svg     try one, and draw what was found
+  proxykit top                            what is it doing? live, as long as you look
 
 the service itself:
   twistd -n proxykit --config proxykit.toml
   twistd -n proxykit --help
 """
+
+
+_TOP = (
+    "Show the running service, once a second: its port budgets and when they run out, the scarcest"
+    " first; its listeners; its clusters and their backends. The admin listener is asked. Ctrl-C"
+    " ends it. The exit status is 0, or 1 if it cannot be shown."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -132,7 +140,44 @@ def _parser() -> argparse.ArgumentParser:
         help="write NAME.rst, NAME.svg and NAME.json there (needs matplotlib)",
     )
     lab.set_defaults(run=_lab)
+    top_help = "show the running service, live in the terminal"
+    _add_top(commands.add_parser("top", help=top_help, description=_TOP))
     return parser
+
+
+def _add_top(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--admin",
+        metavar="URL",
+        default="http://127.0.0.1:9901",
+        help="the admin listener: http://HOST:PORT or unix:/PATH (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        type=Path,
+        help="the file with its token, where it wants one (default: $PROXYKIT_TOKEN)",
+    )
+    parser.add_argument(
+        "--interval",
+        metavar="SECONDS",
+        type=_seconds,
+        default=1.0,
+        help="draw at most so often (default: %(default)s; the service tells once a second)",
+    )
+    parser.add_argument(
+        "--once",
+        action="store_true",
+        help="print once, and end; also where the output is no terminal",
+    )
+    parser.set_defaults(run=_top)
+
+
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < (seconds := float(text)) <= 3600:
+            return seconds
+    raise argparse.ArgumentTypeError(f"expected seconds, above 0 and up to 3600, not {text!r}")
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -156,6 +201,13 @@ def _lab(arguments: argparse.Namespace) -> int:
     from proxykit.lab import command
 
     return command.run(arguments)
+
+
+def _top(arguments: argparse.Namespace) -> int:
+    # What draws takes longer to import than checking a file takes.
+    from proxykit import top
+
+    return top.run(arguments)
 
 
 def _plan(arguments: argparse.Namespace) -> int:

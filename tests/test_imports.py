@@ -34,7 +34,7 @@ _ROWS: tuple[tuple[str, ...], ...] = (
     ("core",),
     ("net",),
     ("modes", "sources"),
-    ("config", "tables", "cluster_tables", "admin_table", "plan_report"),
+    ("config", "tables", "cluster_tables", "admin_table", "plan_report", "top", "top_screen"),
     ("ops", "lab", "testing"),
     ("flags", "tap", "cli", "__main__"),
     ("plugins",),
