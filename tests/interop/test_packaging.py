@@ -22,7 +22,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.wire import Echo
 from twisted.trial.unittest import TestCase
 
-from proxykit.ops import dashboard
+from proxykit.ops.pages import pages
 from tests.interop import programs
 
 #: Seconds for one step of building and installing.
@@ -189,7 +189,7 @@ class PackagingTests(TestCase):
             "proxykit/plugins/__init__.py",
             "proxykit/plugins/builtin.py",
             "proxykit/py.typed",
-            *(f"proxykit/ops/dashboard/{name}" for name, kind in dashboard.FILES.values()),
+            *(f"proxykit/ops/dashboard{path}" for path in pages()),
         ):
             self.assertIn(name, names)
         for name in names:

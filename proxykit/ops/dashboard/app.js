@@ -11,6 +11,8 @@ const SILENCE = 5000; // ms without an event, after which the figures are called
 const GIVE_UP = 15000; // ms ... after which the stream is opened again
 const PATIENCE = 10000; // ms for a change of state
 const $ = (id) => document.getElementById(id);
+/* As it was asked for, less a name and password in it, which a browser lets no script repeat. */
+const here = new URL(location.pathname, location.origin);
 
 /* The last event and when it came (ms); what was said before of levels and of bytes. */
 let last = null;
@@ -90,7 +92,7 @@ let stream = null;
 function connect() {
   if (stream) stream.close();
   at = performance.now();
-  stream = new EventSource("api/events");
+  stream = new EventSource(new URL("api/events", here));
   stream.addEventListener("state", (event) => {
     const first = last;
     last = JSON.parse(event.data);
@@ -161,7 +163,7 @@ async function change({ cluster, backend, to }) {
   say($("said"), "");
   say($("failed"), "");
   try {
-    const answer = await fetch(path, {
+    const answer = await fetch(new URL(path, here), {
       method: "POST",
       headers: { "Content-Type": "application/json", "X-Proxykit": "write" },
       body: JSON.stringify({ state: to }),
