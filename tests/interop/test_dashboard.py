@@ -13,6 +13,7 @@ from tests.interop.chromium import Page
 from tests.interop.dashboards import CLUSTER, HOST, Case, badge, button
 from tests.sockets import in_thread
 
+TOKEN = "0123456789abcdef"
 #: The contrast (WCAG 2.2, 1.4.3) of every text that is to be seen: those that have too little.
 CONTRAST = """
 (() => {
@@ -218,12 +219,12 @@ class DashboardTests(Case):
     @inlineCallbacks
     def test_token(self):
         """What the browser's own dialog sends goes with everything, writes among it."""
-        yield self.start(token="s3cret")
+        yield self.start(token=TOKEN)
         address = self.backends[0]
 
         def talk() -> None:
             with Page(self.browser) as page:
-                page.goto(f"http://any:s3cret@{HOST}:{self.admin}/")
+                page.goto(f"http://any:{TOKEN}@{HOST}:{self.admin}/")
                 page.until(button(address))
                 page.click(button(address))
                 page.click("document.querySelector('#ask-yes')")
