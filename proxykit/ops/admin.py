@@ -23,7 +23,7 @@ from proxykit.ops.admin_web import AdminSite, Refused
 from proxykit.ops.events import Events
 from proxykit.ops.history import History
 from proxykit.ops.metrics import Metrics
-from proxykit.ops.openapi import DESCRIPTION
+from proxykit.ops.openapi import description
 from proxykit.ops.pages import INDEX, pages
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Admin:
                 lambda _: {"budgets": service.accountant.snapshot()}
             ),
             "/api/events": self.events.serve,
-            "/api/openapi.json": lambda request: DESCRIPTION,
+            "/api/openapi.json": lambda request: description(self._access.needs_token),
         }
         reload = partial(admin_writes.reload, service)
         self._paths: dict[str, Mapping[bytes, _Answer]] = {

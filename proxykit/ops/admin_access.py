@@ -51,6 +51,11 @@ class Access:
         self._token = token.encode()
         self._hosts = {*_LOCAL, *(host.lower() for host in hosts)}
 
+    @property
+    def needs_token(self) -> bool:
+        """Whether a token has to be shown."""
+        return self._token != b""
+
     def check(self, request: AdminRequest) -> None:
         """See whether it may be answered.
 
