@@ -96,6 +96,16 @@ _EVENTS = {
         "content": _content({"type": "string"}, "text/event-stream"),
     }
 }
+_METRICS = {
+    "200": {
+        "description": "in the text format of Prometheus, or that of OpenMetrics for who accepts it",
+        "content": {
+            **_content({"type": "string"}, "text/plain"),
+            **_content({"type": "string"}, "application/openmetrics-text"),
+        },
+    }
+}
+
 _PATHS: dict[str, Any] = {
     "/": _reads("get_root", "the dashboard, or what there is", _ROOT),
     "/healthz": {
@@ -113,6 +123,7 @@ _PATHS: dict[str, Any] = {
             },
         }
     },
+    "/metrics": _reads("get_metrics", "for Prometheus", _METRICS),
     "/api/listeners": _listed("listeners", "Listener", "where clients come in"),
     "/api/clusters": _listed("clusters", "Cluster", "the clusters and their backends"),
     "/api/connections": _listed("connections", "Connection", "the clients that are there"),
