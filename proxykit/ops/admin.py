@@ -168,7 +168,7 @@ class Admin:
         return scraped.addCallback(lambda found: request.send(200, *found))
 
     def _health(self, request: AdminRequest) -> Any:
-        if getattr(self._service, "draining", False):
+        if self._service.draining:
             request.send_json({"status": "draining"}, 503)
             return None
         return {"status": "ok"}
@@ -223,7 +223,7 @@ class Admin:
             "time": round(time.time(), 3),
             "uptime": round(service.deadlines.clock.seconds() - service.started, 3),
             "version": __version__,
-            "draining": bool(getattr(service, "draining", False)),
+            "draining": service.draining,
             "listeners": [
                 {**each, "history": kept.listener(each["name"])} for each in self._listeners()
             ],

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from proxykit.core.registry import STATES
@@ -46,17 +46,15 @@ def set_backend(service: ProxyService, request: AdminRequest, name: str, where: 
         raise Refused(
             404, f"there is no backend {_short(where)} in cluster {name}; there are {addresses}"
         ) from None
-    before, state = backend.state, _state(request)
-    cluster.set_state(backend.address, state)
+    state = _state(request)
     _log.info(
-        "{cluster}: {backend} is set to {state} (it was {before}), by the admin API, from {client}",
+        "{cluster} {backend} is to be {state}: so says {client}, by the admin API",
         cluster=name,
         backend=backend.address,
         state=state,
-        before=before,
         client=address_text(request.client),
     )
-    return backend.snapshot()
+    return service.set_backend_state(name, backend.address, state).snapshot()
 
 
 def reload(service: ProxyService, request: AdminRequest) -> Deferred[Any]:
@@ -64,7 +62,7 @@ def reload(service: ProxyService, request: AdminRequest) -> Deferred[Any]:
 
     It fails with ``Refused`` where the file is wrong, or there is none.
     """
-    again = getattr(service, "reload", None)
+    again = service.reload
     if again is None:
         raise Refused(409, "the service was not started from a file: there is nothing to reload")
     _log.info("reload, by the admin API, from {client}", client=address_text(request.client))
@@ -77,8 +75,7 @@ def reload(service: ProxyService, request: AdminRequest) -> Deferred[Any]:
         message = f"nothing was changed: {lines[0]}" if lines else "nothing was changed"
         raise Refused(422, message, more={"lines": lines})
 
-    done: Deferred[Any] = maybeDeferred(again)
-    return done.addCallbacks(lambda lines: {"changed": list(lines or ())}, wrong)
+    return again().addCallbacks(lambda lines: {"changed": list(lines or ())}, wrong)
 
 
 def _state(request: AdminRequest) -> Any:

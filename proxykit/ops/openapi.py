@@ -98,7 +98,7 @@ _EVENTS = {
 }
 _METRICS = {
     "200": {
-        "description": "in the text format of Prometheus, or that of OpenMetrics for who accepts it",
+        "description": "the text format of Prometheus, or of OpenMetrics where that is accepted",
         "content": {
             **_content({"type": "string"}, "text/plain"),
             **_content({"type": "string"}, "application/openmetrics-text"),
