@@ -194,7 +194,7 @@ def run(arguments: argparse.Namespace, out: IO[str] | None = None) -> int:
     :returns: the exit status: 0, or 1 where it cannot be shown.
     """
     console = Console(file=out, highlight=False, markup=False, emoji=False)
-    once = arguments.once or not console.is_terminal
+    once = arguments.once or not console.is_terminal or console.is_dumb_terminal
     try:
         admin = Admin(arguments.admin, _token(arguments))
         with contextlib.closing(admin.events()) as events:
@@ -211,6 +211,16 @@ def run(arguments: argparse.Namespace, out: IO[str] | None = None) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def _orderly_end() -> Iterator[None]:
+    """SIGTERM is an end like any other: the terminal's other screen is left then."""
+    former = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
 def _follow(
     console: Console,
     admin: Admin,
@@ -222,9 +232,7 @@ def _follow(
 
     :raises TopError: trying again is of no use.
     """
-    # The other screen of the terminal is left on the way out, for which there has to be one.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    with Live(console=console, screen=True, auto_refresh=False) as live:
+    with _orderly_end(), Live(console=console, screen=True, auto_refresh=False) as live:
 
         def draw(away: str = "") -> None:
             live.update(screen(state, console.width, console.height, away), refresh=True)

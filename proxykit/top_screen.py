@@ -96,7 +96,9 @@ def bar(budget: dict[str, Any], width: int) -> Text:
     # A port that rests and can be had again is counted twice; a bar has no room for that.
     others = sum(ports.values()) - ports["time_wait"]
     ports["time_wait"] = max(0, min(ports["time_wait"], budget["size"] - others))
-    whole = max(1, sum(ports.values()))
+    whole = sum(ports.values())
+    if not whole:
+        return Text(" " * width)
     columns = {key: count * width // whole for key, count in ports.items()}
     for key, count in ports.items():
         if count and not columns[key]:
@@ -105,8 +107,6 @@ def bar(budget: dict[str, Any], width: int) -> Text:
     while (rest := width - sum(columns.values())) != 0:
         key = max(columns, key=lambda each: (columns[each], ports[each]))
         columns[key] += rest if rest > 0 else -1
-        if not any(columns.values()):
-            break
     return Text.assemble(*((sign * columns[key], style) for key, _, sign, style in USES))
 
 
@@ -164,7 +164,7 @@ def _head(state: dict[str, Any], width: int, away: str) -> list[Text]:
         said.append("  draining: takes nothing new", "bold yellow")
     lines = [_one(said, width)]
     if away:
-        lines.append(_one(Text(f"{clean(away)}; trying again", "bold red"), width))
+        lines.append(_one(Text(f"Not connected, trying again: {clean(away)}", "bold red"), width))
     return lines
 
 
@@ -201,7 +201,8 @@ def _title(name: str, said: Text | str, width: int) -> list[RenderableType]:
     return [Text(), _one(Text.assemble((name, "bold underline"), "  ", said), width)]
 
 
-def _more(count: int, shown: int, what: str) -> str:
+def _more(count: int, shown: int, one: str) -> str:
+    what = one if count == 1 else f"{one}s"
     return f"{shown:,} of {count:,} {what}" if shown < count else f"{count:,} {what}"
 
 
@@ -215,7 +216,7 @@ def _budgets(budgets: list[dict[str, Any]], width: int, few: int) -> list[Render
         if key in used:
             legend.append(f" {sign}", style).append(f" {name}", "bright_black")
     shown = budgets[:few]
-    said = Text(_more(len(budgets), len(shown), "port budgets"), "bright_black")
+    said = Text(_more(len(budgets), len(shown), "port budget"), "bright_black")
     parts = _title("Ports", Text.assemble(said, " ", legend), width)
     if width < NARROW:
         for budget in shown:
@@ -263,7 +264,7 @@ def _budget_foot(budget: dict[str, Any], width: int) -> Text:
 
 def _listeners(listeners: list[dict[str, Any]], width: int, few: int) -> list[RenderableType]:
     shown = listeners[:few]
-    said = Text(_more(len(listeners), len(shown), "listeners"), "bright_black")
+    said = Text(_more(len(listeners), len(shown), "listener"), "bright_black")
     parts = _title("Listeners", said, width)
     rows = []
     for each in shown:
@@ -320,8 +321,8 @@ def _clusters(clusters: list[dict[str, Any]], width: int, few: int) -> list[Rend
         shown += len(backends[: left - shown])
     if width < NARROW:
         rows = [_without(row, 2, 4) for row in rows]
-    said = f"{_more(len(clusters), min(few, len(clusters)), 'clusters')}, "
-    said += _more(total, shown, "backends")
+    said = f"{_more(len(clusters), min(few, len(clusters)), 'cluster')}, "
+    said += _more(total, shown, "backend")
     title = _title("Clusters", Text(said, "bright_black"), width)
     return [*title, *lines(rows, width, right={2, 3, 4} if width >= NARROW else {2})]
 
