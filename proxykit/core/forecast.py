@@ -15,6 +15,9 @@ starts from the present number of ports, which is known exactly. Three things ar
 - When the line has been wrong to the same side for longer than chance explains, most of what lies
   behind is forgotten: E. S. Page's cumulative sums (*Biometrika* 41, 1954) tell. Without that, a
   service that was quiet for an hour would take a minute to notice a rise.
+- A jump is no noise. What chance explains is known from the errors of the line so far, of which
+  each counts for no more than a few usual ones (P. J. Huber, *Annals of Mathematical Statistics*
+  35, 1964). Without that, a rise soon after a jump would pass for chance.
 - What rests in TIME_WAIT has no trend of its own: each port comes back after a minute. Short
   connections at a steady rate take a minute's worth of ports, in a straight rise, and then no
   more; so their number is worked out from the closings of the last minute.
@@ -35,6 +38,8 @@ MEMORY, MEMORY_CLOSINGS, MEMORY_CHANGE = 20.0, 60.0, 3.0
 #: Of the errors of a line, in standard deviations: what is each second's own; and at which sum of
 #: the rest it is not by chance.
 SLACK, CHANGE = 1.0, 12.0
+#: For how many usual ones the square of such an error counts, at the most.
+OUTLIER = 6.0
 #: Seconds before the first forecast.
 WARM_UP = 5
 #: Seconds: who was not told for so long begins anew. It is also how long TIME_WAIT lasts.
@@ -51,14 +56,15 @@ class Trend:
 
     :param memory: how many seconds count, in effect: one that is so long ago has a third of the
         weight of the last.
+    :param outlier: see above.
     :ivar level: its height now.
     :ivar slope: its rise in a second.
     """
 
-    __slots__ = ("_above", "_ages", "_below", "_keep", "_noise", "_squares", "_weight", "level",
-                 "slope")  # fmt: skip
+    __slots__ = ("_above", "_ages", "_below", "_keep", "_noise", "_outlier", "_squares", "_weight",
+                 "level", "slope")  # fmt: skip
 
-    def __init__(self, memory: float) -> None:
+    def __init__(self, memory: float, outlier: float = inf) -> None:
         self.level = self.slope = 0.0
         # By this much a figure counts for less each second; the sums of such weights, of each
         # times its age, and times the square of it.
@@ -66,6 +72,7 @@ class Trend:
         self._weight = self._ages = self._squares = 0.0
         # The mean square of its errors, and the sums that tell a change.
         self._noise = 1.0
+        self._outlier = outlier
         self._above = self._below = 0.0
 
     def feed(self, value: float, seconds: float = 1.0) -> None:
@@ -96,8 +103,9 @@ class Trend:
             # to Holt's alpha and alpha * beta, 1 - keep ** 2 and (1 - keep) ** 2.
             self.level = level + error * squares / spread
             self.slope += error * ages / spread
+            square, most = error * error / seconds, self._noise * self._outlier
             # Ports come one by one: it is never less than 1.
-            noise = self._noise + (error * error / seconds - self._noise) / weight
+            noise = self._noise + ((square if square < most else most) - self._noise) / weight
             self._noise = noise if noise > 1.0 else 1.0
         self._weight, self._ages, self._squares = weight, ages, squares
 
@@ -135,7 +143,7 @@ class Forecast:
 
     def _begin(self, closed: int) -> None:
         self._fed = 0
-        self._busy = Trend(MEMORY)
+        self._busy = Trend(MEMORY, OUTLIER)
         self._closings = Trend(MEMORY_CLOSINGS)
         # How many were closed by each of the last sixty seconds, which of these is now, and by
         # the second before them; how many by the last time, and the parts of seconds since then.

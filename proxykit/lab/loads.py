@@ -4,9 +4,12 @@ No socket is opened here: each load is simulated, second by second, with connect
 chance (Poisson), last for a while, and leave their port in TIME_WAIT or not. ``errors(load)`` plays
 it to a forecast and compares with when the ports were gone in fact.
 
-Chance has its share in that: a forecaster who knew the rate itself, R in a second, would at one
-minute ahead be wrong by more than 0.67 / sqrt(60 R) half of the time, and by more than
-1.64 / sqrt(60 R) a tenth of it: by 2.7% and 6.7% where ten come in a second.
+Chance has its share in that. Of a steady rise of R in a second, a forecaster who knew R would at
+one minute ahead be wrong by more than 0.67 / sqrt(60 R) half of the time, and by more than
+1.64 / sqrt(60 R) a tenth of it: by 2.7% and 6.7% where ten come in a second. Who does not know R
+has to take it from those that have come, N by then: that makes it sqrt(1 / 60 R + 1 / N) in place
+of sqrt(1 / 60 R). Nobody can do better on the average, for how many have come is all that there is
+to be known of R. ``chances()`` plays both beside the forecast.
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from proxykit.core.forecast import LOW_FROM, MINUTE, WARM_UP, Forecast, Level, Watch
 
@@ -27,6 +31,9 @@ PORTS = 27_667
 SOON = 120
 #: A minute ahead, and half a minute: seconds until the ports are gone.
 MINUTE_AHEAD, HALF_AHEAD = range(50, 71), range(25, 36)
+
+#: So many are simulated of each load, if it does not take more to play it five times.
+SECONDS = 20_000
 
 #: In one second: ports that somebody has, ports in TIME_WAIT, and how many were ever closed.
 Second = tuple[int, int, int]
@@ -81,6 +88,11 @@ def _after(quiet: int, rate: float, before: float = 0.0) -> Callable[[int], floa
     return lambda second: rate if second >= quiet else before
 
 
+def _after_a_jump(height: float, rate: float) -> Callable[[int], float]:
+    """Quiet for a minute; a jump within two seconds; quiet; and a rise."""
+    return lambda second: height / 2 if 60 <= second < 62 else rate if second >= 92 else 0.0
+
+
 def _wave(low: float, high: float, period: int, lasts: float) -> Callable[[int], float]:
     """Between two shares of all ports, with connections that last so long."""
     middle, swing, turn = (low + high) / 2, (high - low) / 2, 2 * math.pi / period
@@ -99,6 +111,8 @@ LOADS = (
     Load("steady rise, 2 a second, 196 ports", lambda _: 2.0, 140, limit=196),
     Load("quiet for ten minutes, then 100 a second", _after(600, 100), 900),
     Load("quiet for ten minutes, then 250 a second", _after(600, 250), 730),
+    Load("a jump to 5,000, and 30 s later 200 a second", _after_a_jump(5000, 200), 240),
+    Load("the same with 220 and 11 a second, 1,000 ports", _after_a_jump(220, 11), 180, limit=1000),
     Load("sooner and sooner", lambda second: 0.15 * second, 650),
     Load("a new level: 4 times the sessions of 2 min", _after(600, 267, 67), 1200, 120, begin=8000),
     Load("falling", lambda _: 20.0, 900, 200, begin=24_000),
@@ -143,15 +157,50 @@ class Errors:
     warned: float | None
 
 
-def errors(load: Load, times: int = 5) -> Errors:
-    """Play it so many times, each by another chance."""
+class Forecaster(Protocol):
+    """What is tried: :class:`~proxykit.core.forecast.Forecast`, or another."""
+
+    def feed(self, busy: int, resting: int, closed: int, limit: int) -> float | None:
+        """See ``Forecast.feed``."""
+
+
+class KnowsTheRate:
+    """Who knows how many come in a second, on the average: that is left to chance alone."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+
+    def feed(self, busy: int, resting: int, closed: int, limit: int) -> float | None:
+        """See ``Forecast.feed``."""
+        return (limit - busy) / self._rate
+
+
+class KnowsThatItIsSteady:
+    """Who knows that the rate is the same all the time, and takes it from all that have come."""
+
+    def __init__(self) -> None:
+        self._seconds = 0
+
+    def feed(self, busy: int, resting: int, closed: int, limit: int) -> float | None:
+        """See ``Forecast.feed``."""
+        self._seconds += 1
+        return (limit - busy) * self._seconds / busy if busy else None
+
+
+def errors(load: Load, times: int = 0, make: Callable[[], Forecaster] | None = None) -> Errors:
+    """Play it many times, each by another chance.
+
+    :param times: how often; 0: as often as takes some five hours, but at least five times.
+    :param make: makes what is tried; None: a ``Forecast``.
+    """
+    times = times or max(5, SECONDS // load.seconds)
     found: dict[range, list[float]] = {MINUTE_AHEAD: [], HALF_AHEAD: []}
     warned: list[float] = []
     alarms = 0
     for seed in range(times):
         seconds = list(load.play(Random(seed)))
         taken = [busy + resting for busy, resting, _ in seconds]
-        forecast, watch = Forecast(), Watch()
+        forecast, watch = (make or Forecast)(), Watch()
         gone, low = _next(taken, load.limit), _next(taken, load.limit * LOW_FROM)
         since: int | None = None
         for now, (busy, resting, closed) in enumerate(seconds):
@@ -199,7 +248,7 @@ COLUMNS = (
 )
 
 
-def rows(times: int = 5) -> list[tuple[str | float | None, ...]]:
+def rows(times: int = 0) -> list[tuple[str | float | None, ...]]:
     """All loads, for a table. None: the ports were never gone, or it was not foreseen."""
     return [
         (
@@ -211,6 +260,29 @@ def rows(times: int = 5) -> list[tuple[str | float | None, ...]]:
         )
         for each in (errors(load, times) for load in LOADS)
     ]
+
+
+#: Of :func:`chances`.
+CHANCES = (
+    "a minute before",
+    "the forecast: median, %",
+    "9 of 10, %",
+    "who knows that it is steady: median, %",
+    "9 of 10, %",
+    "who knows the rate: median, %",
+    "9 of 10, %",
+)
+
+
+def chances(times: int = 0) -> list[tuple[str | float | None, ...]]:
+    """How much of the error of steady rises is chance, for a table."""
+    found = []
+    for load in LOADS:
+        if load.name.startswith("steady"):
+            knows = partial(KnowsTheRate, load.rate(0))
+            tried = [errors(load, times, make) for make in (None, KnowsThatItIsSteady, knows)]
+            found.append((load.name, *(each for e in tried for each in _percent(e.minute))))
+    return found
 
 
 def _percent(wrong: Wrong | None) -> Iterator[float | None]:

@@ -99,6 +99,18 @@ class TrendTests(SynchronousTestCase):
         self.patch(forecast, "CHANGE", float("inf"))
         self.assertLess(self.after_quiet(100, 10), 30)
 
+    def test_a_change_after_a_jump(self):
+        """A jump is not taken for the usual noise, in which a rise would go under."""
+
+        def after_a_jump(outlier):
+            trend = Trend(MEMORY, outlier)
+            for figure in (*[0] * 60, 2500, *[5000] * 30, *range(5000, 8000, 200)):
+                trend.feed(float(figure))
+            return trend.slope
+
+        self.about(after_a_jump(forecast.OUTLIER), 200, 0.1)
+        self.assertLess(after_a_jump(float("inf")), 150)
+
     def test_what_a_change_forgets(self):
         """It is as if three seconds had counted all the time."""
         self.assertGreater(forecast.CHANGE, 1)

@@ -9,7 +9,19 @@ from statistics import mean, pvariance
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxykit.lab import loads
-from proxykit.lab.loads import COLUMNS, LOADS, Errors, Load, Wrong, errors, poisson, rows
+from proxykit.lab.loads import (
+    CHANCES,
+    COLUMNS,
+    LOADS,
+    Errors,
+    KnowsThatItIsSteady,
+    Load,
+    Wrong,
+    chances,
+    errors,
+    poisson,
+    rows,
+)
 
 
 def named(part):
@@ -80,6 +92,33 @@ class ErrorsTests(SynchronousTestCase):
             found = errors(named(f"quiet for ten minutes, then {rate}"))
             self.assertLess(found.minute.most, 0.1)
             self.assertGreater(found.warned, 45)
+
+    def test_after_a_jump(self):
+        """A rise half a minute after it is seen a minute ahead, where it is not small beside it."""
+        found = errors(named("a jump to 5,000"))
+        self.assertLess(found.minute.most, 0.05)
+        self.assertGreater(found.warned, 50)
+        self.assertLess(errors(named("the same with 220")).half.middle, 0.15)
+
+    def test_how_often(self):
+        """As often as it takes for so many seconds; five times at least."""
+        played = []
+        self.patch(Load, "play", lambda load, chance: played.append(load) or iter([(0, 0, 0)]))
+        errors(Load("", lambda _: 1.0, 100))
+        errors(Load("", lambda _: 1.0, 3600))
+        errors(Load("", lambda _: 1.0, 7), 3)
+        self.assertEqual([sum(1 for each in played if each.seconds == s) for s in (100, 3600, 7)],
+                         [200, 5, 3])  # fmt: skip
+
+    def test_chances(self):
+        """The more is known the better, and chance leaves this much; nothing is known for sure."""
+        self.patch(loads, "LOADS", (named("2 a second"), named("falling")))
+        (row,) = chances(300)
+        self.assertEqual(len(row), len(CHANCES))
+        _, *percent = row
+        for found, expected in zip(percent, (11.5, 29, 10.5, 26, 6, 15), strict=True):
+            self.assertApproximates(found, expected, 0.15 * expected)
+        self.assertIsNone(KnowsThatItIsSteady().feed(0, 0, 0, 10))
 
     def test_no_false_alarm(self):
         """They are never gone, and no one is woken."""

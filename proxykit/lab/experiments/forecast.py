@@ -119,6 +119,7 @@ def run(bench: Bench, progress: Progress) -> Result:
                 [(load.name, load.gone, *map(load.at, AHEAD)) for load in everything],
             ),
             Table("Simulated loads", loads.COLUMNS, _simulated()),
+            Table("How far steady rises may be off by chance alone", loads.CHANCES, _chances()),
         ],
         plots=[
             Plot(
@@ -141,6 +142,10 @@ def _said(left: float | None) -> str:
 
 def _simulated() -> list[tuple[Cell, ...]]:
     return [*loads.rows()]
+
+
+def _chances() -> list[tuple[Cell, ...]]:
+    return [*loads.chances()]
 
 
 def _backend(number: int) -> str:
