@@ -10,7 +10,10 @@ version = release = proxykit.__version__
 extensions = ["sphinx.ext.autodoc"]
 exclude_patterns = ["_build", "lab/*.rst"]
 html_theme = "alabaster"
-html_theme_options = {"description": "A proxy that knows how many connections it has left"}
+html_theme_options = {
+    "description": "A proxy that knows how many connections it has left",
+    "page_width": "1100px",  # for tables
+}
 
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Inches; a picture has 72 points for one, a page 96 pixels.
 WIDTH, HEIGHT = 7.3, 3.4
+#: What a legend has below a plot: columns, and inches for each of its lines.
+BESIDE, LEGEND = 2, 0.22
 #: What tells lines apart for those who do not see colours as well.
 STYLES = ("-", "--", "-.", ":")
 #: Okabe and Ito's colours, less yellow.
@@ -49,9 +51,14 @@ def draw(result: Result, path: Path) -> None:
     # The same figures make the same file; and letters are shapes, for a page has fonts of its own.
     settings: Any = {"svg.hashsalt": "proxykit", "svg.fonttype": "path", "font.size": 9}
     with pyplot.rc_context(settings):
-        count = len(result.plots)
+        heights = [HEIGHT + _legend(plot) for plot in result.plots]
         figure, all_axes = pyplot.subplots(
-            count, 1, figsize=(WIDTH, HEIGHT * count), squeeze=False, layout="constrained"
+            len(heights),
+            1,
+            figsize=(WIDTH, sum(heights)),
+            squeeze=False,
+            layout="constrained",
+            height_ratios=heights,
         )
         try:
             for axes, plot in zip(all_axes[:, 0], result.plots, strict=True):
@@ -61,6 +68,12 @@ def draw(result: Result, path: Path) -> None:
             raise LabError(f"{path}: {error}") from None
         finally:
             pyplot.close(figure)
+
+
+def _legend(plot: Plot) -> float:
+    """Inches that it needs for what its lines are."""
+    count = 0 if plot.kind == "bar" or len(plot.series) < 2 else len(plot.series)
+    return math.ceil(count / BESIDE) * LEGEND
 
 
 def _draw_one(axes: Axes, plot: Plot) -> None:
@@ -88,14 +101,17 @@ def _lines(axes: Axes, plot: Plot) -> None:
     for name, height in plot.marks:
         axes.axhline(height, color="#777777", linewidth=0.8, linestyle=(0, (2, 3)))
         where = ("axes fraction", "data")
-        axes.annotate(name, (1, height), xycoords=where, ha="right", va="bottom", color="#555555")
+        about: Any = {"xytext": (0, 2), "textcoords": "offset points", "color": "#555555"}
+        axes.annotate(name, (1, height), xycoords=where, ha="right", va="bottom", **about)
     axes.set(xlabel=plot.x, ylabel=plot.y, ylim=(0, plot.top or _highest(plot) * 1.12))
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(lambda value, _: spelled(float(value)))
     axes.yaxis.set_major_formatter(lambda value, _: spelled(float(value)))
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     if len(plot.series) > 1:
-        axes.legend(framealpha=0.9, edgecolor="none", fontsize=8)
+        # Below, where it hides nothing.
+        below: Any = {"loc": "upper left", "bbox_to_anchor": (0, -0.17), "borderaxespad": 0}
+        axes.legend(ncols=BESIDE, frameon=False, fontsize=8, **below)
 
 
 def _bars(axes: Axes, plot: Plot) -> None:

@@ -15,6 +15,8 @@ from typing import Any, TextIO
 WIDTH = 100
 #: Columns after which the head of a column of figures goes on below.
 HEAD = 14
+#: Columns that a page has room for.
+PAGE = 6
 
 Cell = str | int | float | None
 
@@ -40,6 +42,15 @@ class Table:
     def texts(self) -> list[list[str]]:
         """The rows, as they are shown."""
         return [[spelled(cell) for cell in row] for row in self.rows]
+
+    @property
+    def turned(self) -> Table:
+        """The same with a column for each row, where it is too wide for a page and not too long."""
+        if len(self.columns) <= PAGE or len(self.rows) >= PAGE:
+            return self
+        texts = zip(*self.texts, strict=True)
+        heads, *rows = ((name, *cells) for name, cells in zip(self.columns, texts, strict=True))
+        return Table(self.title, heads, rows, self.notes)
 
     @property
     def is_number(self) -> list[bool]:
@@ -113,6 +124,11 @@ def spelled(cell: Cell) -> str:
     return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
 
 
+def counted(count: int, what: str) -> str:
+    """How many there are: 1 connection; 20 connections."""
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
+
+
 def as_text(result: Result) -> str:
     """Plain text."""
     return "\n".join(_lines(result)) + "\n"
@@ -164,7 +180,7 @@ def as_rst(result: Result, plot: str = "") -> str:
     """
     parts = [_escaped(result.answer)]
     for table in result.tables:
-        parts.append("\n".join(_rst_table(table)))
+        parts.append("\n".join(_rst_table(table.turned)))
         parts += map(_escaped, table.notes)
     if plot:
         titles = "; ".join(each.title for each in result.plots)

@@ -76,6 +76,17 @@ class PlotTests(SynchronousTestCase):
             self.assertGreater(top, highest)
             self.assertEqual((axes.get_xlabel(), axes.get_ylabel()), ("time, s", "ports"))
 
+    def test_legend(self):
+        """Below, where it hides nothing; and there is more room for it."""
+        legend = self.axes(LINES).get_legend()
+        self.assertEqual([text.get_text() for text in legend.get_texts()], ["L4", "L7", "none"])
+        legend.figure.canvas.draw()
+        self.assertLess(legend.get_window_extent().y1, legend.axes.get_window_extent().y0)
+        self.assertIsNone(self.axes(STEPS).get_legend())
+        two = replace(LINES, series=LINES.series[:2])
+        lines = [plot._legend(each) for each in (STEPS, BARS, two, LINES)]
+        self.assertEqual(lines, [0, 0, plot.LEGEND, 2 * plot.LEGEND])
+
     def test_top(self):
         """What is higher is cut off."""
         axes = self.axes(replace(LINES, top=500))

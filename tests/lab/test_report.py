@@ -66,6 +66,25 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(TABLE.is_number, [False, True, True])
         self.assertEqual(Table("Empty", ("a", "b"), []).is_number, [True, True])
 
+    def test_turned(self):
+        """What is too wide for a page has a column for each row; what is long as well stays."""
+        names = ["what", *(f"figure {number}" for number in range(6))]
+        wide = Table("Wide", names, [("a", *range(6)), ("b", *range(1000, 1006))], ["note"])
+        self.assertEqual(wide.turned.columns, ("what", "a", "b"))
+        self.assertEqual(wide.turned.rows[0], ("figure 0", "0", "1,000"))
+        self.assertEqual(len(wide.turned.rows), 6)
+        self.assertEqual((wide.turned.title, wide.turned.notes), ("Wide", ["note"]))
+        self.assertIs(TABLE.turned, TABLE)
+        long = Table("Long", names, [("a", *range(6))] * 6)
+        self.assertIs(long.turned, long)
+        self.assertIn("figure 5\n     - 5\n     - 1,005", report.as_rst(Result("", [wide])))
+        self.assertIn("figure 0  figure 1", report.as_text(Result("", [wide])))
+
+    def test_counted(self):
+        self.assertEqual(report.counted(1, "port"), "1 port")
+        self.assertEqual(report.counted(0, "port"), "0 ports")
+        self.assertEqual(report.counted(2000, "port"), "2,000 ports")
+
 
 class TextTests(SynchronousTestCase):
     def test_text(self):

@@ -76,8 +76,8 @@ def run(bench: Bench, progress: Progress) -> Result:
                 ("who connects", "to the first", "to the second", "in all", "why no more"),
                 [(each.who, *each.counts, each.total, each.why) for each in everybody],
                 notes=[
-                    "Twisted's own reactors can bind plainly alone; proxykit on one of them counts"
-                    " each port of a source address once, whatever the destination."
+                    "On Twisted's own reactors there is no way to bind but the plain one; there"
+                    " proxykit counts each port of a source address once, whatever the destination."
                 ],
             )
         ],

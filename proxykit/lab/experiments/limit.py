@@ -12,7 +12,7 @@ from proxykit.lab.bench import Bench
 from proxykit.lab.experiment import Experiment
 from proxykit.lab.namespaces import BACKENDS, FRONT, SOURCES
 from proxykit.lab.progress import Progress
-from proxykit.lab.report import Plot, Result, Series, Table
+from proxykit.lab.report import Plot, Result, Series, Table, counted
 from proxykit.lab.talks import SERVED
 
 CLIENTS = 9500
@@ -61,8 +61,8 @@ def run(bench: Bench, progress: Progress) -> Result:
         answer=(
             f"With {bench.ports:,} source ports, L4 served {l4['served']:,} of {count:,} clients"
             f" and refused the others at once, for each client has a backend connection of its own."
-            f" L7 served {l7['served']:,} of {count:,}, over {l7['upstream']:,} backend"
-            " connections."
+            f" L7 served {l7['served']:,} of {count:,}, over"
+            f" {counted(l7['upstream'], 'backend connection')}."
         ),
         tables=[
             Table(

@@ -117,7 +117,7 @@ def run(bench: Bench, progress: Progress) -> Result:
             Plot.bars(
                 "Answers that were wrong, or never came",
                 "% of all questions",
-                [(name, 100 - _right(*each)) for name, each in found.items()],
+                [(name, round(100 - _right(*each))) for name, each in found.items()],
             )
         ],
     )  # fmt: skip

@@ -14,7 +14,7 @@ from proxykit.lab.bench import Bench, Clients
 from proxykit.lab.experiment import Experiment
 from proxykit.lab.namespaces import BACKENDS, FRONT
 from proxykit.lab.progress import Progress
-from proxykit.lab.report import Plot, Result, Series, Table
+from proxykit.lab.report import Plot, Result, Series, Table, counted
 from proxykit.lab.talks import SERVED
 
 #: Seconds that a port rests.
@@ -87,7 +87,7 @@ def run(bench: Bench, progress: Progress) -> Result:
             f" {bench.ports:,} ports lasted {rows[0][3] or seconds:.0f} s at {rate} new"
             f" connections a second; for good they are {lasting:.1f} a second, and Linux's"
             f" {PORTS:,} are {PORTS // TIME_WAIT}. Through the pool {rows[-1][1]:,} clients were"
-            f" served over {sum(rows[-1][4:8])} backend connections."
+            f" served over {counted(sum(rows[-1][4:8]), 'backend connection')}."
         ),
         tables=[
             Table(

@@ -14,7 +14,7 @@ from proxykit.lab.bench import Bench
 from proxykit.lab.experiment import Experiment
 from proxykit.lab.namespaces import BACKENDS, FRONT, SOURCES
 from proxykit.lab.progress import Progress
-from proxykit.lab.report import Plot, Result, Table
+from proxykit.lab.report import Plot, Result, Table, counted
 from proxykit.lab.talks import SERVED
 
 #: So many clients come more than there are ports, as a share.
@@ -106,7 +106,7 @@ def run(bench: Bench, progress: Progress) -> Result:
             "Source ports multiply: source addresses times addresses and ports of backends. Two of"
             f" any gave room for {min(row[3] for row in rows[1:-2]):,} clients where one gave it"
             f" for {rows[0][3]:,}, two of each for {rows[-2][3]:,}. L7 served {rows[-1][3]:,} with"
-            f" none of that, over {rows[-1][4]:,} connections."
+            f" none of that, over {counted(rows[-1][4], 'connection')}."
         ),
         tables=[
             Table(
