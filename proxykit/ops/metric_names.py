@@ -326,7 +326,7 @@ ALL_BUDGETS = _families(
     (
         "proxykit_budgets_unlisted",
         "",
-        "Budgets without series of their own, beyond 1,000: others in their stead are their sum.",
+        "Budgets that have no series of their own, beyond 1,000; one named other is their sum.",
     ),
 )
 

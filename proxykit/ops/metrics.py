@@ -151,7 +151,8 @@ class Metrics:
         end = b""
         for metric in self.registry.collect():
             samples = metric.samples
-            for start in range(0, len(samples), SLICE):
+            # One that has no samples yet is named all the same, for whoever looks for it.
+            for start in range(0, max(1, len(samples)), SLICE):
                 part = samples[start : start + SLICE]
                 text = encode(_Part(metric, part))
                 if kind.startswith("application/openmetrics-text"):
