@@ -78,6 +78,11 @@ def nobody(cluster: str) -> ProxyError:
     return refusal(f"no backend of cluster {cluster} is up", kind="destination_unavailable")
 
 
+def gone(cluster: str) -> ProxyError:
+    """The cluster was there when the connection came, and was taken away since."""
+    return refusal(f"the cluster {cluster} is gone", kind="destination_unavailable")
+
+
 class ConfigError(Exception):
     """One or more mistakes in what the user wrote; each line names the place.
 

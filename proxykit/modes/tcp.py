@@ -22,7 +22,7 @@ from proxykit.core.choice import Attempt, Choice
 from proxykit.core.routing import Everything
 from proxykit.core.sharing import L4, NO_BACKEND, OPAQUE, explained
 from proxykit.core.stats import Relayed
-from proxykit.errors import ProxyError
+from proxykit.errors import ProxyError, gone
 from proxykit.interfaces import IExplains, IMode, ISnapshot
 from proxykit.model import ConnInfo, Listener, address_text
 from proxykit.net.closing import resets
@@ -124,7 +124,11 @@ class TcpProtocol(RelaySide):
     def _connect_to(self, cluster: str) -> None:
         """It is known where it goes."""
         factory = self.factory
-        self._cluster = factory.flow.registry.cluster(cluster)
+        try:
+            self._cluster = factory.flow.registry.cluster(cluster)
+        except KeyError:
+            self._refuse(gone(cluster).message)
+            return
         self._choice = Choice(
             self._cluster,
             self.info,

@@ -24,7 +24,7 @@ from twisted.internet.defer import CancelledError
 
 from proxykit.core.choice import Attempt, Choice
 from proxykit.core.routing import normal_path, redirect_url, rewritten
-from proxykit.errors import ProxyError, Retry
+from proxykit.errors import ProxyError, Retry, gone
 from proxykit.model import HttpRoute
 from proxykit.net.entries import entry_of
 from proxykit.net.serving import Outgoing, Reply, apply
@@ -167,7 +167,11 @@ class Exchange(Choice):
         if limit and (head.fields.framing > limit or self.received > limit):
             self._too_large()
             return
-        cluster = serving.flow.registry.cluster(route.cluster)
+        try:
+            cluster = serving.flow.registry.cluster(route.cluster)
+        except KeyError:
+            self.failed(gone(route.cluster))
+            return
         Choice.__init__(self, cluster, self.client.info, serving.pool, serving.upstream)
         self.shareable = True
         self.repeatable = head.method in IDEMPOTENT
