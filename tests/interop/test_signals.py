@@ -158,6 +158,7 @@ class SignalTests(TestCase):
         connection.sendall(b"!")
         await served.got(b"!")
         self.send(signal.SIGTERM)
+        await self.service.wait_for("draining: 2 connections")
         self.send(signal.SIGTERM)
         await self.service.ended()
 
