@@ -396,7 +396,7 @@ class OtherTests(ReloadCase):
         await turns()
         with self.assertRaises(ConnectionRefusedError):
             blocking(self, port)
-        needed = "admin.listen: needs admin.token"
+        needed = "admin.listen: needs a token"
         self.assertTrue(self.refused(evolve(config, admin="tcp:0")).startswith(needed))
         self.service.apply(evolve(config, admin=""))
         self.assertIsNone(self.service.admin_port)
