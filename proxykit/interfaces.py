@@ -130,8 +130,9 @@ class IRegistry(Interface):
 class IBalancer(Interface):
     """Which of the backends that could take one more is to take it?
 
-    It knows only backends that are up and not full. A backend has ``in_flight``, ``weight`` and
-    ``address``.
+    It knows only backends that are up, well and not full. A backend has ``in_flight``, ``weight``
+    and ``address``; its weight is a part of ``config.weight`` while it is new or has just come
+    back, and changes only when it was discarded, before it is added again.
     """
 
     def add(backend: BackendState) -> None:

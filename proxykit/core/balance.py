@@ -98,7 +98,8 @@ class RoundRobin(_HeapPolicy):
         if due is None:
             self._phase = (self._phase + _SPREAD) % 1.0
             due = self._now + self._phase / backend.weight
-        self._push(backend, 0.0, max(self._now, due))
+        # Its weight may have grown since: then its turn is not as far off.
+        self._push(backend, 0.0, max(self._now, min(due, self._now + 1.0 / backend.weight)))
 
     def forget(self, backend: BackendState) -> None:
         self.discard(backend)
@@ -198,7 +199,7 @@ class RandomTwoChoices:
     def __init__(self, source: random.Random | None = None) -> None:
         self._random = source or random.Random()
         # Those of one weight in one list: a weight is drawn first, and there are few.
-        self._groups: dict[int, list[BackendState]] = {}
+        self._groups: dict[float, list[BackendState]] = {}
         self._index: dict[BackendState, int] = {}
 
     def add(self, backend: BackendState) -> None:
@@ -268,6 +269,9 @@ class SourceHash:
     about 1/N of the clients. A client whose backend is full or down goes on along the ring. The
     points are in proportion to the largest weight, so a backend that is not heavier than all others
     moves nobody but those that it gets.
+
+    A slow start changes nothing here: whoever belongs to a backend would be sent elsewhere first,
+    and then back.
     """
 
     def __init__(self) -> None:
@@ -317,7 +321,7 @@ class SourceHash:
 
     def _settle(self) -> None:
         """Bring the ring up to date."""
-        heaviest = max((backend.weight for backend in self._members), default=0)
+        heaviest = max((backend.config.weight for backend in self._members), default=0)
         if heaviest != self._heaviest:
             self._heaviest = heaviest
             self._ring, self._joined = [], dict.fromkeys(self._members)
@@ -327,7 +331,7 @@ class SourceHash:
             address = str(backend.address)
             self._ring.extend(
                 (_hash(f"{address}#{index}"), address, backend)
-                for index in range(max(1, RING_POINTS * backend.weight // heaviest))
+                for index in range(max(1, RING_POINTS * backend.config.weight // heaviest))
             )
         self._ring.sort(key=_place)
         self._joined, self._left = {}, set()

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from proxykit.core.introduction import introduction
 from proxykit.core.sharing import waits
 from proxykit.core.waiting import OTHERS_WAIT, Full
-from proxykit.errors import ProxyError, refusal
+from proxykit.errors import ProxyError, Retry, refusal
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -42,6 +42,7 @@ class Choice:
         "fresh",
         "info",
         "may_wait",
+        "owing",
         "protocol",
         "repeatable",
         "result",
@@ -68,10 +69,13 @@ class Choice:
         self.attempt: Attempt | None = None
         self.ticket: Ticket | None = None
         self.result: Deferred[Attempt] | None = None
+        #: Why the last attempt failed, and whether the next one is a retry that is to be counted.
         self.error: ProxyError | None = None
+        self.owing = False
         #: Whether it must not have a connection that was used before: one was lost under it.
         self.fresh = False
-        #: Whether a connection that serves others, too, will do: the protocol tells messages apart.
+        #: Whether a connection that serves others, too, will do: the protocol tells messages apart,
+        #: and tells the backend how it ``answered`` each.
         self.shareable = False
         #: Whether what is sent on it may be sent again, should the connection turn out to be dead.
         self.repeatable = False
@@ -93,6 +97,29 @@ class Choice:
         found = self.cluster.pick(self.info.client_host, self.tried)
         full = found if isinstance(found, Full) else OTHERS_WAIT
         return waits(kind, full.what, full.ports)
+
+    def has_failed(self, backend: BackendState, error: ProxyError) -> None:
+        """Note why an attempt has failed, and what that means for the next one."""
+        self.error = error
+        # No port is nobody's failure, and the next attempt no retry.
+        self.owing = error.retry is not Retry.OTHER_PORT
+        if error.retry is Retry.REUSED_ONLY:
+            self.fresh = True  # The same backend may have it, on a connection of its own.
+        elif self.owing:
+            self.tried.add(backend)
+            if self.ticket is not None:
+                self.ticket.picky = True
+
+    def may_try_again(self) -> bool:
+        """Whether the cluster's budget of retries has one for this choice; it is taken.
+
+        Asked when there is somebody to be tried: no budget goes to tries that are not made.
+        """
+        if not self.owing:
+            return True
+        self.owing = False
+        config = self.cluster.config
+        return self.cluster.retries.allows(config.retry_budget, config.name)
 
     def leave_queue(self) -> None:
         """Give up its place there, if it has one."""

@@ -12,7 +12,8 @@ An L4 mode makes one choice per connection, HTTP/1 one per request, HTTP/2 one p
 2. the connector makes one attempt at it, which is ready at once (a pooled connection), under way,
    refused for want of room (then the cluster picks another one), or failed;
 3. when all that are left are full, the choice waits in the cluster's one queue;
-4. when an attempt failed and another try is safe, it starts again, without that backend.
+4. when an attempt failed and another try is safe, and the cluster's budget of retries has one, it
+   starts again, without that backend.
 
 It ends with an upstream, or with a ``ProxyError`` that says why there is none. Nobody else decides
 on another try: a mode that loses an upstream later asks ``again``.
@@ -58,7 +59,11 @@ class Flow:
             queue, or ends the attempt that is under way.
         """
         if choice.started is None:
-            choice.started = self.clock.seconds()
+            choice.started = now = self.clock.seconds()
+            retries = choice.cluster.retries
+            if now >= retries.turn:
+                retries.roll(now)
+            retries.requests += 1
         try:
             got = OTHERS_WAIT if choice.cluster.queue.serving else self._try(choice)
             if isinstance(got, Full):
@@ -93,7 +98,7 @@ class Flow:
             backend = cluster.pick(choice.info.client_host, choice.tried)
             if isinstance(backend, Full):
                 return backend
-            if backend is None:
+            if backend is None or (choice.error is not None and not choice.may_try_again()):
                 raise choice.error or nobody(cluster.config.name)
             attempt = Attempt(self, choice, backend)
             try:
@@ -107,7 +112,7 @@ class Flow:
                 continue
             choice.attempt = attempt
             if got:
-                backend.works()
+                backend.works(choice.shareable)
             return attempt if got else None
 
     def _note(self, attempt: Attempt, error: ProxyError) -> None:
@@ -117,20 +122,14 @@ class Flow:
         choice.attempt = None
         if error.side is Side.UPSTREAM and error.retry is not Retry.REUSED_ONLY:
             backend.failed(error.message)
-        choice.error = error
-        if error.retry is Retry.REUSED_ONLY:
-            choice.fresh = True  # The same backend may have it, on a connection of its own.
-        elif error.retry is not Retry.OTHER_PORT:
-            choice.tried.add(backend)
-            if choice.ticket is not None:
-                choice.ticket.picky = True
+        choice.has_failed(backend, error)
         late = self.clock.seconds() - (choice.started or 0.0) > choice.cluster.config.deadline
         if error.retry is Retry.NEVER or late:
             raise error
 
     def succeeded(self, attempt: Attempt) -> None:
         """The connector has an upstream for this attempt."""
-        attempt.backend.works()
+        attempt.backend.works(attempt.choice.shareable)
         self._settle(attempt.choice, attempt)
 
     def failed(self, attempt: Attempt, error: ProxyError) -> None:

@@ -3,182 +3,32 @@
 A cluster has two tiers: backends, and backups for when no other is up. Each tier has a balancer,
 which knows the backends that could take one more; whoever turns out to be full is taken out of it
 (``block``) until it says that something came free (``wake``), so a choice costs the same when most
-backends are full.
+backends are full. So is one that is unwell (core/health.py), unless nobody is well and the cluster
+is to use them all then (``panic``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from proxykit.core.backend import STATES, BackendState, State, Tier
+from proxykit.core.rarely import Rarely
+from proxykit.core.retries import Retries
 from proxykit.core.stats import Answers
 from proxykit.core.waiting import Full, Queue
 from proxykit.interfaces import IRegistry
 
 if TYPE_CHECKING:
-    from proxykit.core.budget import Budget
     from proxykit.core.deadlines import Deadlines
+    from proxykit.core.health import Follower
     from proxykit.interfaces import IBalancer
     from proxykit.model import Address, Backend, Cluster
 
-#: ``drain`` and ``down`` take nothing new. What they carry lives on until it ends; a ``down``
-#: backend is one that is believed to be dead.
-State = Literal["up", "drain", "down"]
-STATES: tuple[State, ...] = get_args(State)
-#: How much one answer weighs in the moving average of how long they take.
-SMOOTHING = 0.1
-
-
-class BackendState:
-    """One backend at run time.
-
-    :ivar in_flight: requests or L4 connections that it serves now, those being connected included.
-    :ivar connections: sockets that are connected to it or being connected.
-    :ivar failures: failed attempts since the start; ``failing``: those since the last success.
-    :ivar served: attempts that succeeded, since the start.
-    :ivar full: what there is none of, while it is full.
-    """
-
-    __slots__ = (
-        "address",
-        "closed_first",
-        "cluster",
-        "config",
-        "connections",
-        "failing",
-        "failures",
-        "full",
-        "in_flight",
-        "latency",
-        "pages",
-        "removed",
-        "served",
-        "shelf",
-        "state",
-        "tier",
-        "weight",
-    )
-    _log = Logger()
-
-    def __init__(self, config: Backend, cluster: ClusterState, tier: Tier) -> None:
-        self.config = config
-        self.address: Address = config.address
-        self.weight = config.weight
-        self.cluster = cluster
-        self.tier = tier
-        self.in_flight = 0
-        self.connections = 0
-        self.failures = 0
-        self.failing = 0
-        self.served = 0
-        #: The moving average of the seconds until an answer begins (L4: a connection is there).
-        self.latency = 0.0
-        self.state: State = "up"
-        self.removed = False
-        self.full: Full | None = None
-        #: Of its connections that have ended, how many were ended by whom first: there the port
-        #: rests in TIME_WAIT, after a reset nowhere.
-        self.closed_first = {"proxy": 0, "backend": 0, "reset": 0}
-        #: The accountant's note: the pages that its leases are on, one for each source.
-        self.pages: tuple[Budget, ...] = ()
-        #: The pool's note: where this backend's connections lie.
-        self.shelf: Any = None
-
-    def __repr__(self) -> str:
-        return f"<backend {self.address} of {self.cluster.config.name}>"
-
-    @property
-    def usable(self) -> bool:
-        """Whether new work may be sent to it, once there is room."""
-        return self.state == "up" and not self.removed
-
-    def load(self, change: int) -> None:
-        """One more, or one less, in flight."""
-        self.in_flight += change
-        self.tier.balancer.update(self)
-
-    def answered(self, status: int, seconds: float) -> None:
-        """It has begun to answer a request, so many seconds after that was sent to it."""
-        self.cluster.stats.answered(status, seconds)
-        latency = self.latency
-        self.latency = latency + (seconds - latency) * SMOOTHING if latency else seconds
-
-    def connected(self, seconds: float) -> None:
-        """An L4 connection to it is there, so many seconds after it was begun."""
-        latency = self.latency
-        self.latency = latency + (seconds - latency) * SMOOTHING if latency else seconds
-
-    def works(self) -> None:
-        """An attempt has succeeded."""
-        self.served += 1
-        if self.failing:
-            self._log.info(
-                "{cluster} {backend}: works again, after {failures} failed attempts",
-                cluster=self.cluster.config.name,
-                backend=self.address,
-                failures=self.failing,
-            )
-            self.failing = 0
-
-    def failed(self, why: str) -> None:
-        """An attempt has failed. The log has the first of them, not each of a thousand."""
-        self.failures += 1
-        self.failing += 1
-        if self.failing == 1:
-            self._log.warn(
-                "{cluster} {backend}: {why}",
-                cluster=self.cluster.config.name,
-                backend=self.address,
-                why=why,
-            )
-
-    def wake(self) -> None:
-        """Something of its own came free: a port, a connection, a slot."""
-        if self.full is not None:
-            self.full = None
-            if self.usable:
-                self.tier.balancer.add(self)
-                self.tier.open += 1
-                self.cluster.queue.wake()
-        leaving = self.cluster.leaving
-        if not self.connections and leaving.get(self.address) is self:
-            del leaving[self.address]
-            self.cluster.stats.inherit(self)
-
-    def snapshot(self) -> dict[str, Any]:
-        """One backend as ``/api/clusters`` shows it."""
-        return {
-            "address": str(self.address),
-            "name": self.config.name,
-            "state": "removed" if self.removed else self.state,
-            "weight": self.weight,
-            "backup": self.config.backup,
-            "in_flight": self.in_flight,
-            "connections": self.connections,
-            "served": self.served,
-            "failures": self.failures,
-            "closed_first": dict(self.closed_first),
-            "full": self.full.what if self.full is not None else None,
-            "latency_seconds": self.latency or None,
-        }
-
-
-class Tier:
-    """The backends of one cluster that are used, or the backups.
-
-    :ivar up: how many may be sent new work.
-    :ivar open: how many of these are not full: those that the balancer knows.
-    """
-
-    __slots__ = ("balancer", "open", "up")
-
-    def __init__(self, balancer: IBalancer) -> None:
-        self.balancer = balancer
-        self.up = 0
-        self.open = 0
+__all__ = ["STATES", "BackendState", "ClusterState", "Registry", "State"]
 
 
 class ClusterState:
@@ -187,15 +37,27 @@ class ClusterState:
     :ivar leaving: backends that were removed and still have connections.
     :ivar found: those that a source has found, besides those that are named.
     :ivar stats: what backends have answered, those that are gone included.
+    :ivar retries: how many may be tried again.
+    :ivar able: how many are neither drained nor down; ``well``: how many of these are well.
+    :ivar panicking: whether those are used that are not, for nobody is.
+    :ivar follower: is told who comes and goes.
     """
+
+    _log = Logger()
 
     def __init__(
         self, config: Cluster, make_balancer: Callable[[], IBalancer], deadlines: Deadlines
     ) -> None:
         self.config = config
+        self.deadlines = deadlines
         self.backends: dict[Address, BackendState] = {}
         self.leaving: dict[Address, BackendState] = {}
         self.stats = Answers()
+        self.retries = Retries(deadlines.clock)
+        self._rarely = Rarely(deadlines.clock)
+        self.able = self.well = 0
+        self.panicking = self._helpless = False
+        self.follower: Follower | None = None
         self.queue = Queue(config.queue, config.queue_timeout, deadlines, self._has_room)
         self._used, self._backup = Tier(make_balancer()), Tier(make_balancer())
         self.found: tuple[Backend, ...] = ()
@@ -205,9 +67,10 @@ class ClusterState:
     def _has_room(self) -> bool:
         return self._used.open > 0 or self._backup.open > 0
 
-    def add(self, config: Backend) -> BackendState:
+    def add(self, config: Backend, slowly: bool = False) -> BackendState:
         """Take a backend in; one that was just removed keeps the connections it still has.
 
+        :param slowly: whether others are at work, beside which it is to begin with little.
         :raises ValueError: it is there already.
         """
         if config.address in self.backends:
@@ -219,9 +82,14 @@ class ClusterState:
             # Its attempts and leases hold on to the former object: that one comes back.
             former.config, former.weight, former.tier = config, config.weight, tier
             former.removed, former.state, former.full = False, "up", None
+            former.standing.begin_anew()
             backend = former
         self.backends[config.address] = backend
+        if slowly:
+            backend.standing.start_slowly()
         self._enter(backend)
+        if self.follower is not None:
+            self.follower.came(backend)
         return backend
 
     def remove(self, address: Address) -> None:
@@ -233,16 +101,20 @@ class ClusterState:
         self._leave(backend)
         backend.removed = True
         backend.tier.balancer.forget(backend)
+        backend.standing.stop()
         if backend.connections:
             self.leaving[address] = backend
         else:
             self.stats.inherit(backend)
+        if self.follower is not None:
+            self.follower.left(backend)
+        self._look_around()
         self.queue.wake(everyone=True)
 
     def discovered(self, found: tuple[Backend, ...]) -> None:
         """A source says that these are the backends, besides those that are named."""
-        self.found = found
-        self._update()
+        first, self.found = not self.found, found
+        self._update(slowly=not first)
 
     def reconfigure(self, config: Cluster, make_balancer: Callable[[], IBalancer]) -> None:
         """Another configuration of the same name. Backends that stay keep their state."""
@@ -257,22 +129,30 @@ class ClusterState:
         for backend in self.backends.values():
             # It may have had max_connections; and its shelf is for the former settings.
             backend.shelf = None
+            backend.standing.reconfigured()
             backend.wake()
         self._update()
+        self._look_around()
+        if self.follower is not None:
+            self.follower.changed()
 
-    def _update(self) -> None:
-        """Have the backends that are named, and those that were found."""
+    def _update(self, slowly: bool = True) -> None:
+        """Have the backends that are named, and those that were found.
+
+        :param slowly: whether who comes to others is to begin with little.
+        """
+        slowly = slowly and self.well > 0
         wanted = {backend.address: backend for backend in (*self.found, *self.config.backends)}
         for address in [address for address in self.backends if address not in wanted]:
             self.remove(address)
         for address, config in wanted.items():
             backend = self.backends.get(address)
             if backend is None:
-                self.add(config)
+                self.add(config, slowly)
             elif backend.config != config:
                 self._leave(backend)
                 backend.tier.balancer.forget(backend)
-                backend.config, backend.weight = config, config.weight
+                backend.config, backend.weight = config, config.weight * backend.share
                 backend.tier = self._backup if config.backup else self._used
                 self._enter(backend)
 
@@ -286,18 +166,95 @@ class ClusterState:
             raise ValueError(f"expected one of {', '.join(STATES)}, not {state!r}")
         backend = self.backends[address]
         self._leave(backend)
-        backend.state = state
+        before, backend.state = backend.state, state
+        if before == "down" and state == "up" and backend.well:
+            backend.standing.start_slowly()
         self._enter(backend)
 
+    def set_well(self, backend: BackendState, well: bool) -> None:
+        """Its health has changed; see ``Standing``."""
+        self._leave(backend)
+        backend.well = well
+        self._enter(backend)
+
+    def weigh(self, backend: BackendState, share: float) -> None:
+        """It is to get so much of what its weight says."""
+        known = backend.usable and backend.full is None
+        if known:
+            backend.tier.balancer.discard(backend)
+        backend.share, backend.weight = share, backend.config.weight * share
+        if known:
+            backend.tier.balancer.add(backend)
+
+    def spares(self, backend: BackendState, why: str) -> bool:
+        """Whether one more may be left alone, for what was seen of it."""
+        most = int(self.config.eject.max_share * self.able + 1e-9)
+        alone = self.able - self.well
+        if alone < most:
+            return True
+        if most:
+            self._rarely.warn(
+                self._log,
+                "spared",
+                "{cluster} {backend}: not ejected, for {alone} of {able} are left alone already"
+                " (max_share = {share:g}): {why}",
+                cluster=self.config.name,
+                backend=backend.address,
+                alone=alone,
+                able=self.able,
+                share=self.config.eject.max_share,
+                why=why,
+            )
+        return False
+
+    def rest(self) -> None:
+        """Leave no timers behind: the proxy ends."""
+        for backend in self.backends.values():
+            backend.standing.stop()
+
+    def _look_around(self) -> None:
+        """Is anybody well?"""
+        helpless = self.able > 0 and not self.well
+        panic = helpless and self.config.panic
+        if helpless != self._helpless:
+            self._helpless = helpless
+            if helpless:
+                what = f"all {self.able} are used (panic)" if panic else "what comes is refused"
+                self._log.warn(
+                    "{cluster}: no backend is well: {what}", cluster=self.config.name, what=what
+                )
+            else:
+                self._log.info(
+                    "{cluster}: not all backends are unwell any more", cluster=self.config.name
+                )
+        if panic != self.panicking:
+            unwell = [each for each in self.backends.values() if each.able and not each.well]
+            for each in unwell:
+                self._leave(each)
+            self.panicking = panic
+            for each in unwell:
+                self._count(each)
+            self.queue.wake(everyone=True)
+
     def _enter(self, backend: BackendState) -> None:
+        self._count(backend)
+        self._look_around()
+        self.queue.wake(everyone=True)
+
+    def _count(self, backend: BackendState) -> None:
+        if backend.able:
+            self.able += 1
+            self.well += backend.well
         if backend.usable:
             backend.tier.up += 1
             if backend.full is None:
                 backend.tier.open += 1
                 backend.tier.balancer.add(backend)
-        self.queue.wake(everyone=True)
 
     def _leave(self, backend: BackendState) -> None:
+        if backend.able:
+            self.able -= 1
+            self.well -= backend.well
         if backend.usable:
             backend.tier.up -= 1
             if backend.full is None:
@@ -348,6 +305,8 @@ class ClusterState:
                 "timed_out": self.queue.timed_out,
                 "refused": self.queue.refused,
             },
+            "panic": self.panicking,
+            "retries": self.retries.snapshot(),
             "backends": [backend.snapshot() for backend in states],
         }
 

@@ -11,6 +11,7 @@ from zope.interface.verify import verifyObject
 
 from proxykit.core.balance import LeastConnections, RandomTwoChoices, RoundRobin, SourceHash
 from proxykit.interfaces import IBalancer
+from proxykit.model import Backend
 from tests.core import address
 
 NOBODY: frozenset[object] = frozenset()
@@ -25,6 +26,7 @@ class Stub:
         self.number = number
         self.address = address(number)
         self.weight = weight
+        self.config = Backend(self.address, weight=weight)
         self.in_flight = 0
 
     def __hash__(self):
@@ -367,7 +369,7 @@ class SourceHashTests(SynchronousTestCase):
         balancer, (_, changed) = filled(SourceHash, 8, 8)
         self.where(balancer)
         balancer.forget(changed)
-        changed.weight = 1
+        changed.weight, changed.config = 1, Backend(changed.address)
         balancer.add(changed)
         counts = Counter(self.where(balancer).values())
         self.assertLess(counts[changed] / len(self.clients), 0.2)

@@ -57,6 +57,12 @@ class DeadlinesTests(SynchronousTestCase):
         self.assertEqual(self.names(), ["a", "b", "c"])
         self.assertEqual(len(self.deadlines), 0)
 
+    def test_since(self):
+        self.run_for(1)
+        deadline = self.add(5.0)
+        self.run_for(3)
+        self.assertEqual(deadline.since, 1.0)
+
     def test_cancel(self):
         first, second = self.add(5.0, "first"), self.add(5.0, "second")
         self.assertEqual(len(self.deadlines), 2)

@@ -16,11 +16,11 @@ from hypothesis.stateful import (
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from proxykit.core.balance import SourceHash
+from proxykit.core.balance import LeastConnections, RoundRobin, SourceHash
 from proxykit.core.registry import STATES
 from proxykit.core.waiting import Full
 from proxykit.interfaces import IRegistry
-from proxykit.model import Backend
+from proxykit.model import Backend, Cluster
 from tests.core import House, address, backends
 
 FULL = Full("it is full")
@@ -39,6 +39,11 @@ class RegistryTests(SynchronousTestCase):
         self.assertEqual(str(error), "there is a cluster web already")
         api = house.cluster("api")
         self.assertEqual(list(registry), [house.web, api])
+        self.assertIs(registry.get("api"), api)
+        state = house.state(1)
+        registry.remove("web")
+        self.assertEqual((list(registry), registry.get("web")), ([api], None))
+        self.assertTrue(state.removed)
 
 
 class PickTests(SynchronousTestCase):
@@ -272,9 +277,24 @@ class StateTests(SynchronousTestCase):
                 "closed_first": {"proxy": 0, "backend": 0, "reset": 0},
                 "full": None,
                 "latency_seconds": None,
+                "health": "unknown",
+                "why": None,
+                "ejected_seconds": None,
+                "ejections": 0,
+                "share": 1.0,
             },
         )
         self.assertEqual(second["full"], "it is full")
+
+    def test_another_balance(self):
+        """All that could take one more are known to the new one."""
+        self.web.block(self.b, FULL)
+        self.web.reconfigure(Cluster("web", PRIMARIES, balance="round-robin"), RoundRobin)
+        # It may have had max_connections, so it is asked again.
+        self.assertEqual({self.web.pick("c", set()) for _ in range(4)}, {self.a, self.b})
+        self.web.set_state(self.a.address, "drain")
+        self.web.reconfigure(Cluster("web", PRIMARIES), LeastConnections)
+        self.assertEqual({self.web.pick("c", set()) for _ in range(4)}, {self.b})
 
     def test_latency(self):
         """A moving average; the first one counts whole."""
@@ -326,7 +346,7 @@ class ClusterMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.house = House(max_connections=2, ports=6)
+        self.house = House(max_connections=2, ports=6, panic=True)
         self.web = self.house.web
         self.leases = []
 
@@ -349,6 +369,16 @@ class ClusterMachine(RuleBasedStateMachine):
     def set_state(self, number, state):
         if self.find(number) is not None:
             self.web.set_state(address(number), state)
+
+    @rule(number=NUMBERS, well=st.booleans())
+    def set_well(self, number, well):
+        if self.find(number) is not None:
+            self.web.set_well(self.find(number), well)
+
+    @rule(number=NUMBERS, share=st.sampled_from((0.1, 0.5, 1.0)))
+    def weigh(self, number, share):
+        if self.find(number) is not None:
+            self.web.weigh(self.find(number), share)
 
     @rule(number=NUMBERS)
     def block(self, number):
@@ -382,7 +412,7 @@ class ClusterMachine(RuleBasedStateMachine):
         left = [
             backend
             for backend in self.web.backends.values()
-            if backend.state == "up" and backend not in tried
+            if backend.usable and backend not in tried
         ]
         left = [one for one in left if not one.config.backup] or left
         if not left:
@@ -398,7 +428,7 @@ class ClusterMachine(RuleBasedStateMachine):
             members = [
                 backend
                 for backend in self.web.backends.values()
-                if backend.config.backup is backup and backend.state == "up"
+                if backend.config.backup is backup and backend.usable
             ]
             free = {backend for backend in members if backend.full is None}
             assert (tier.up, tier.open) == (len(members), len(free))

@@ -21,6 +21,7 @@ from proxykit.core.registry import STATES
 from proxykit.core.waiting import Full, Queue
 from proxykit.errors import ProxyError, Retry
 from proxykit.model import Backend
+from proxykit.upkeep import Eject, Health
 from tests.core import House, address, refusal
 
 
@@ -311,8 +312,10 @@ class HouseMachine(RuleBasedStateMachine):
         ports=st.integers(1, 3),
         queue=st.integers(0, 4),
         backup=st.booleans(),
+        panic=st.booleans(),
+        share=st.sampled_from((0.0, 0.5, 1.0)),
     )
-    def start(self, slots, ports, queue, backup):
+    def start(self, slots, ports, queue, backup, panic, share):
         self.house = House(
             Backend(address(1)),
             Backend(address(2), weight=2),
@@ -320,6 +323,11 @@ class HouseMachine(RuleBasedStateMachine):
             max_connections=slots,
             ports=ports,
             queue=queue,
+            eject=Eject(failures=2, time=2.0, slower_than=1.0, slow=2, max_share=share),
+            health=Health(rise=1, fall=2),
+            slow_start=3.0,
+            panic=panic,
+            retry_budget=0.5,
         )
         self.web, self.connector = self.house.web, self.house.connector
         # The same addresses, so the same ports.
@@ -397,7 +405,19 @@ class HouseMachine(RuleBasedStateMachine):
         if address(number) in self.web.backends:
             self.web.remove(address(number))
         else:
-            self.web.add(Backend(address(number)))
+            self.web.add(Backend(address(number)), slowly=True)
+
+    @rule(number=numbers, well=st.booleans(), times=st.integers(1, 2))
+    def check(self, number, well, times):
+        if backend := self.web.backends.get(address(number)):
+            for _ in range(times):
+                backend.standing.succeeded() if well else backend.standing.failed("no")
+
+    @rule(number=numbers, status=st.sampled_from((200, 500)), seconds=st.sampled_from((0.1, 2.0)))
+    def answer(self, number, status, seconds):
+        if backend := self.web.backends.get(address(number)):
+            for _ in range(2):
+                backend.answered(status, seconds)
 
     @rule(steps=st.integers(1, 25))
     def time(self, steps):
@@ -425,10 +445,27 @@ class HouseMachine(RuleBasedStateMachine):
         for cluster in self.house.registry:
             assert len(cluster.queue) == len(self.in_queue(cluster)) <= cluster.queue.limit
             queued += len(cluster.queue)
-        assert len(self.house.deadlines) == queued
+        assert len(self.house.deadlines) == queued + self.recovering()
         assert len(self.connector.under_way) == len(self.pending) - queued
         for choice in self.pending:
             assert choice.waiting == (choice.attempt is None)
+
+    def recovering(self):
+        """How many backends are ejected, or start slowly."""
+        clusters = self.house.registry
+        states = [each.standing for one in clusters for each in one.backends.values()]
+        return sum((each._back is not None) + (each._step is not None) for each in states)
+
+    @invariant()
+    def panic(self):
+        """Those that are not well are used where no other is."""
+        states = [each for each in self.web.backends.values() if each.able]
+        well = [each for each in states if each.well]
+        assert (self.web.able, self.web.well) == (len(states), len(well))
+        assert self.web.panicking == (self.web.config.panic and states != [] and not well)
+        assert [each for each in states if each.usable] == (states if self.web.panicking else well)
+        for each in states:
+            assert each.weight == each.config.weight * each.share
 
     @invariant()
     def order_of_arrival(self):
@@ -476,6 +513,8 @@ class HouseMachine(RuleBasedStateMachine):
                 if choice in self.pending:
                     self.pending[choice].cancel()
             self.finish(0, False)
+        for cluster in self.house.registry:
+            cluster.rest()
         self.loads()
         self.ends_once()
         assert len(self.house.deadlines) == 0

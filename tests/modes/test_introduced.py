@@ -265,7 +265,7 @@ class WhenTests(TestCase):
         for version in VERSIONS:
             backend = await start_backend(self)
             proxy = start(self, unanswering(self), backend, version=version, connect_timeout=2.0)
-            proxy.cluster.set_state(backend.address, "down")
+            proxy.cluster.set_state(backend.address, "drain")
             client = await proxy.connect()
             client.send(early)
             (side,) = await until(lambda proxy=proxy: list(proxy.listener.connections.values()))
