@@ -13,6 +13,7 @@ from proxykit.checks import ClusterName
 from proxykit.components import Component
 from proxykit.interfaces import IBackendSource
 from proxykit.model import Cluster
+from proxykit.sources.dns import DnsSettings
 from proxykit.sources.file import FileSettings
 from proxykit.strict import Wrong
 from proxykit.upkeep import Discover
@@ -93,6 +94,23 @@ class GoodTests(DiscoverCase):
             self.discover(f"by = 'file'\npath = '{path}'\ninterval = 0.25\n").settings,
             FileSettings(path, 0.25),
         )
+
+    def test_dns(self):
+        self.assertEqual(
+            self.discover("by = 'dns'\nname = 'web.test'\nport = 80\n"),
+            Discover("dns", DnsSettings("web.test", 80, "A", (), 2.0, 1.0, 300.0, 30.0)),
+        )
+        self.assertEqual(
+            self.discover(
+                "by = 'dns'\nname = '_http._tcp.web.test'\ntype = 'SRV'\n"
+                "servers = ['10.0.0.53', '[fd00::53]:5353']\ntimeout = 1\nmin_ttl = 2\n"
+                "max_ttl = 3\nretry_max = 4\n"
+            ).settings,
+            DnsSettings(
+                "_http._tcp.web.test", None, "SRV", ("10.0.0.53", "[fd00::53]:5353"),
+                1.0, 2.0, 3.0, 4.0,
+            ),
+        )  # fmt: skip
 
     def test_beside_others(self):
         read = self.load(WEB + DISCOVER + "by = 'fake'\nzone = 'a'\n" + LISTENER)
@@ -200,6 +218,33 @@ class MistakesTests(DiscoverCase):
                     " unix:/path with a port from 1 to 65535, not '10.0.0.1'",
                     f"3: clusters.web.discover.path: {path}:3: the same address as in line 2:"
                     " 10.0.0.1:80",
+                ),
+            )
+        )
+
+    def test_dns(self):
+        by = DISCOVER + "by = 'dns'\n"
+        server = "expected an IP address such as 10.0.0.53, 10.0.0.53:5353 or [fd00::53]:53"
+        self.assert_table(
+            (
+                (
+                    by + LISTENER,
+                    "1: clusters.web.discover.name: missing; expected a name such as web.internal",
+                ),
+                (
+                    by + "name = '10.0.0.1'\nport = 0\ntype = 'MX'\nservers = ['::1', 'ns.test']\n"
+                    "timeout = 0\n" + LISTENER,
+                    "3: clusters.web.discover.name: expected a name such as web.internal, not"
+                    " '10.0.0.1'",
+                    "4: clusters.web.discover.port: expected a whole number from 1 to 65535, not 0",
+                    "5: clusters.web.discover.type: expected one of A, AAAA, A+AAAA, SRV, not 'MX'",
+                    f"6: clusters.web.discover.servers[1]: {server}, not 'ns.test'",
+                    "7: clusters.web.discover.timeout: expected a number of seconds above 0, not 0",
+                ),
+                (
+                    by + "name = 'web.test'\n" + LISTENER,
+                    "1: clusters.web.discover: expected a port, which A records do not say, or"
+                    ' type = "SRV"',
                 ),
             )
         )

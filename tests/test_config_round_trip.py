@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from proxykit import config, tables
 from proxykit.checks import ClusterName
 from proxykit.model import Address, Backend, Cluster, Config, Listener, Pool, PortRange, Sources
+from proxykit.sources.dns import DnsSettings
 from proxykit.upkeep import Discover
 from tests.net.test_kernel import this_kernel
 from tests.test_config import LISTENER, WEB, FakeRoute, FakeSettings
@@ -39,15 +40,26 @@ def sources(draw):
 
 def discovers(names):
     """Sources of backends, one of a plugin's among them."""
-    return st.builds(
-        Discover,
-        st.just("fake"),
-        st.builds(
-            FakeSource.settings,
-            st.just("${a"),
-            st.none() | st.sampled_from(names),
-            st.lists(st.text(), max_size=2).map(tuple),
-        ),
+    fake = st.builds(
+        FakeSource.settings,
+        st.just("${a"),
+        st.none() | st.sampled_from(names),
+        st.lists(st.text(), max_size=2).map(tuple),
+    )
+    dns = st.builds(
+        DnsSettings,
+        st.sampled_from(["web.test", "_http._tcp.web.test."]),
+        st.integers(1, 65535),
+        st.sampled_from(["A", "AAAA", "A+AAAA"]),
+        st.lists(st.ip_addresses().map(str), max_size=2).map(tuple),
+        timeout=SECONDS,
+        min_ttl=st.floats(0.01, 1),
+        max_ttl=st.floats(1, 1e6),
+        retry_max=SECONDS,
+    )
+    services = st.builds(DnsSettings, st.just("_http._tcp.web.test"), type=st.just("SRV"))
+    return st.builds(Discover, st.just("fake"), fake) | st.builds(
+        Discover, st.just("dns"), dns | services
     )
 
 

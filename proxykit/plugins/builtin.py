@@ -41,6 +41,12 @@ source_hash = Component(
     "the same client always to the same backend, by a consistent hash",
 )
 
+dns = Component(
+    "source",
+    "dns",
+    "proxykit.sources.dns:DnsSource",
+    "a name in the DNS, asked for again when an answer has run out",
+)
 file = Component(
     "source",
     "file",
