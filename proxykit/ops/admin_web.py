@@ -101,6 +101,14 @@ class AdminRequest(Request):
         elif self._size > DISCARDED:
             self.channel.refuse(413, f"the body is longer than {BODY} bytes")
 
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """It is there, whole. The base class would look for a form in its body."""
+        self.content.seek(0)
+        self.method, self.uri, self.clientproto = command, path, version
+        self.path = path.partition(b"?")[0]
+        self.args = {}
+        self.process()
+
     @property
     def too_long(self) -> bool:
         """See this class."""
