@@ -14,14 +14,13 @@ started it. A test reads::
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from attrs import frozen
 from twisted.trial.unittest import TestCase
 
-from proxykit.model import Address
+from proxykit.lab.bench import Sockets
 from tests.interop import programs
 
 #: What the veth pair is called, in both namespaces; and what all addresses have in common.
@@ -32,21 +31,6 @@ PREFIXES = {4: 8, 6: 64}
 #: of a namespace of users, which is the second namespace's too.
 AS_ROOT = (("unshare", "-n"), ("nsenter", "-n", "-t"))
 AS_USER = (("unshare", "-Urn"), ("nsenter", "-U", "--preserve-credentials", "-n", "-t"))
-
-
-@frozen
-class Socket:
-    """A TCP socket as ``ss`` shows it.
-
-    :ivar state: as there: ``ESTAB``, ``TIME-WAIT``, ``FIN-WAIT-2``, ...
-    :ivar source: the local IP address, and ``port`` the local port.
-    :ivar peer: as users write it, such as ``[fd00::1]:80``.
-    """
-
-    state: str
-    source: str
-    port: int
-    peer: str
 
 
 @frozen
@@ -72,26 +56,10 @@ class Side:
         """Set something below /proc/sys/net."""
         await self.run("sh", "-c", f"echo '{value}' > /proc/sys/net/{name}")
 
-    async def sockets(self, *peers: str) -> list[Socket]:
+    async def sockets(self, *peers: str) -> Sockets:
         """The TCP sockets, TIME_WAIT included; with ``peers``, those that are connected there."""
-        return parse(await self.run("ss", "-Htan"), peers)
-
-
-def parse(printed: str, peers: Iterable[str] = ()) -> list[Socket]:
-    """Read what ``ss -Htan`` prints, except sockets that listen."""
-    wanted, found = set(peers), []
-    for line in printed.splitlines():
-        state, _, _, local, peer, *_ = line.split()
-        if state == "LISTEN" or (wanted and peer not in wanted):
-            continue
-        address = Address.parse(local)
-        found.append(Socket(state, address.host, address.port, peer))
-    return found
-
-
-def states(sockets: Iterable[Socket]) -> Counter[str]:
-    """How many are in which state."""
-    return Counter(each.state for each in sockets)
+        found = Sockets.parse(await self.run("ss", "-Htan"))
+        return found.to(*peers) if peers else found
 
 
 class Network:

@@ -23,8 +23,9 @@ from typing import Any
 from attrs import frozen
 from twisted.trial.unittest import TestCase
 
+from proxykit.lab.bench import Sockets
 from tests.interop import programs
-from tests.interop.namespaces import Network, Socket, parse, states
+from tests.interop.namespaces import Network
 from tests.interop.ports_clients import Client
 from tests.sockets import BLOCKING
 from tests.tls_certificates import pem
@@ -100,9 +101,9 @@ class Held:
 class Both:
     """The book, and what ``ss`` has shown before and after it."""
 
-    before: list[Socket]
+    before: Sockets
     budgets: list[dict[str, Any]]
-    after: list[Socket]
+    after: Sockets
 
 
 class PortsTestCase(TestCase):
@@ -209,15 +210,19 @@ class PortsTestCase(TestCase):
         script = f"ss -Htan; echo =; {_ASK}/api/ports; echo =; ss -Htan"
         before, book, after = (await self.network.near.run("sh", "-ec", script)).split("=\n")
         peers = peers or (BACKEND,)
-        return Both(parse(before, peers), json.loads(book)["budgets"], parse(after, peers))
+        return Both(
+            Sockets.parse(before).to(*peers),
+            json.loads(book)["budgets"],
+            Sockets.parse(after).to(*peers),
+        )
 
-    async def sockets(self, *peers: str) -> list[Socket]:
+    async def sockets(self, *peers: str) -> Sockets:
         """The proxy's sockets to backends (and those of others)."""
         return await self.network.near.sockets(*(peers or (BACKEND,)))
 
     async def established(self, *peers: str) -> int:
         """How many of them are connected."""
-        return states(await self.sockets(*peers))["ESTAB"]
+        return (await self.sockets(*peers)).states["ESTAB"]
 
     async def becomes(self, look: Callable[[], Awaitable[Any]], wanted: Any) -> None:
         """Look again and again, until what is seen is this."""

@@ -11,8 +11,8 @@ import re
 import socket
 from collections import Counter
 
+from proxykit.lab.bench import Sockets
 from tests.interop import ports_case, programs
-from tests.interop.namespaces import Socket
 from tests.interop.ports_case import BACKEND, LIMIT, SIZE, SOURCE, Held
 
 #: Nobody waits in the queue.
@@ -47,7 +47,7 @@ class CapacityTestCase(ports_case.PortsTestCase):
         why = f"no source port is left {way} ({used} of {size} in use, 4 kept as headroom)"
         await self.service.wait_for(re.escape(why))
 
-    def assert_even(self, found: list[Socket], sources: int, at: int) -> None:
+    def assert_even(self, found: Sockets, sources: int, at: int) -> None:
         """There are so many sockets, and each source has as many as any other."""
         self.assertEqual(len(found), sources * at)
         each = Counter(socket.source for socket in found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from tests.interop import ports_case
-from tests.interop.namespaces import states
 from tests.interop.ports_case import LIMIT, USES, Both
 
 #: So many ports that clients come and go for a while.
@@ -25,7 +24,7 @@ class BookTests(ports_case.PortsTestCase):
     def assert_agree(self, both: Both) -> dict[str, Any]:
         """The one budget is as ``ss`` has it; gives it."""
         (budget,) = both.budgets
-        before, after = states(both.before), states(both.after)
+        before, after = both.before.states, both.after.states
         total = sum(budget[use] for use in USES)
         self.assert_between(total, before.total(), after.total(), "in all")
         waits = before["TIME-WAIT"], after["TIME-WAIT"]
@@ -53,7 +52,7 @@ class BookTests(ports_case.PortsTestCase):
         self.assertGreater(len(waits), 5)
         self.assertTrue(any(200 < each < 800 for each in waits), waits)
         both = await self.both()
-        self.assertEqual(states(both.after), {"TIME-WAIT": 901})
+        self.assertEqual(both.after.states, {"TIME-WAIT": 901})
         self.assertEqual([both.budgets[0][use] for use in USES], [0, 0, 0, 901, 0])
         self.assertEqual(await self.closed_first(), {"proxy": 901, "backend": 0, "reset": 0})
         self.assert_no_word_of_the_kernel()
@@ -65,10 +64,10 @@ class BookTests(ports_case.PortsTestCase):
         await self.start_proxy("tcp", cluster='close = "reset"')
         for both in await self.churn("--seconds", "2"):
             self.assertEqual(both.budgets[0]["time_wait"], 0)
-            self.assertEqual(states(both.after)["TIME-WAIT"], 0)
+            self.assertEqual(both.after.states["TIME-WAIT"], 0)
         # Three times as many as there are ports.
         self.assertEqual(self.outcomes, '{"200": 601}\n')
-        await self.becomes(self.sockets, [])
+        await self.becomes(self.sockets, ())
         (budget,) = await self.book()
         self.assertEqual([budget[use] for use in USES], [0] * 5)
         self.assertEqual(budget["free"], LIMIT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tests.interop import ports_case
-from tests.interop.namespaces import states
 from tests.interop.ports_case import BACKEND, LIMIT, SIZE, SOURCE, USES
 
 
@@ -20,7 +19,7 @@ class HttpTests(ports_case.PortsTestCase):
         held = await self.hold(400, "--together")
         self.assertEqual(held.outcomes, {"200": 400})
         both = await self.both()
-        self.assertEqual(states(both.after), {"ESTAB": LIMIT})
+        self.assertEqual(both.after.states, {"ESTAB": LIMIT})
         (budget,) = both.budgets
         self.assertEqual([budget[use] for use in USES], [0, LIMIT, 0, 0, 0])
         self.assert_no_word_of_the_kernel()
@@ -79,7 +78,7 @@ class HttpTests(ports_case.PortsTestCase):
         await self.start_proxy("http", cluster=cluster)
         held = await self.hold(100)
         self.assertEqual(held.outcomes, {"200": 100})
-        await self.becomes(self.sockets, [])
+        await self.becomes(self.sockets, ())
         counts = await self.closed_first()
         self.assertGreater(counts["reset"], 0)
         self.assertEqual((counts["proxy"], counts["backend"]), (0, 0))

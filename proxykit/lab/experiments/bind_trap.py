@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 
 from proxykit.lab.bench import Bench
-from proxykit.lab.experiment import Experiment
+from proxykit.lab.experiment import Experiment, everybody
 from proxykit.lab.namespaces import BACKENDS, FRONT, SOURCES
 from proxykit.lab.progress import Progress
 from proxykit.lab.report import Plot, Result, Table
@@ -23,21 +23,6 @@ _BACKENDS = (f"{BACKENDS[0]}:80", f"{BACKENDS[1]}:80")
 #: How sockets are bound.
 _PLAIN = {"bind": "plain", "source": SOURCES[0]}
 _LATE = {"bind": "late", "source": SOURCES[0]}
-
-_PROXY = f"""
-[sources]
-addresses = ["{SOURCES[0]}"]
-headroom = 0
-[clusters.web]
-backends = ["{_BACKENDS[0]}", "{_BACKENDS[1]}"]
-max_connections = 100000
-queue = 0
-[[listeners]]
-listen = "tcp:8000"
-mode = "tcp"
-cluster = "web"
-max_connections = 100000
-"""
 
 
 @dataclass(frozen=True)
@@ -111,7 +96,7 @@ def _proxykit(bench: Bench, progress: Progress, who: str, reactor: str) -> Found
     count = 2 * bench.ports + 10
     progress.phase(who, of=count)
     bench.origin("backend", *_BACKENDS)
-    proxy = bench.proxy(_PROXY, reactor)
+    proxy = bench.proxy(everybody(*_BACKENDS), reactor)
     bench.clients().open(count, to=f"{FRONT}:8000")
     said = proxy.logged("no source port is left").partition("refused: ")[2]
     return _found(bench, who, said.partition(" (")[0])

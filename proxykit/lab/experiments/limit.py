@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from proxykit.lab.bench import Bench
-from proxykit.lab.experiment import Experiment
-from proxykit.lab.namespaces import BACKENDS, FRONT, SOURCES
+from proxykit.lab.experiment import Experiment, everybody
+from proxykit.lab.namespaces import BACKENDS, FRONT
 from proxykit.lab.progress import Progress
 from proxykit.lab.report import Plot, Result, Series, Table, counted
 from proxykit.lab.talks import SERVED
@@ -22,20 +22,7 @@ UPSTREAM = 20
 STEPS = 19
 _BACKEND = f"{BACKENDS[0]}:80"
 
-_L4 = f"""
-[sources]
-addresses = ["{SOURCES[0]}"]
-headroom = 0
-[clusters.web]
-backends = ["{_BACKEND}"]
-max_connections = 100000
-queue = 0
-[[listeners]]
-listen = "tcp:8000"
-mode = "tcp"
-cluster = "web"
-max_connections = 100000
-"""
+_L4 = everybody(_BACKEND)
 _L7 = f"""
 [clusters.web]
 backends = ["{_BACKEND}"]
