@@ -31,6 +31,7 @@ LONGEST_CHAIN = 8
 #: The most that a backend can weigh.
 _HEAVIEST = 256
 _HIGHEST_PORT = 65535
+_log = Logger(namespace="proxykit.sources.dns")
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\.?")
 _SERVICE = re.compile(r"\A(_[^.]*\.)+")
@@ -253,8 +254,6 @@ class DnsSource:
 class _Watch:
     """One name that is asked for again and again."""
 
-    _log = Logger(namespace="proxykit.sources.dns")
-
     def __init__(
         self,
         settings: DnsSettings,
@@ -282,7 +281,7 @@ class _Watch:
 
     def _ask(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._look()).addErrback(
-            lambda bug: self._log.failure("{cluster}: dns", bug, cluster=self._cluster)
+            lambda bug: _log.failure("{cluster}: dns", bug, cluster=self._cluster)
         )
 
     def _ask_again(self) -> None:
@@ -299,7 +298,7 @@ class _Watch:
         except Exception as error:
             self._later(min(settings.retry_max, settings.min_ttl * 2.0 ** min(self._failures, 64)))
             if not isinstance(error, NoAnswer):
-                self._log.failure("{cluster}: dns: {why!r}", cluster=self._cluster, why=error)
+                _log.failure("{cluster}: dns: {why!r}", cluster=self._cluster, why=error)
             self._failed(str(error))
         else:
             self._later(min(settings.max_ttl, max(settings.min_ttl, answer.ttl)))
@@ -312,21 +311,20 @@ class _Watch:
         self._failures += 1
         if self._failures == 1:
             stay = "there are no backends from it yet" if self._told is None else _STAY
-            self._log.error(
-                "{cluster}: dns: {why}; {stay}", cluster=self._cluster, why=why, stay=stay
-            )
+            _log.error("{cluster}: dns: {why}; {stay}", cluster=self._cluster, why=why, stay=stay)
 
     def _found(self, backends: tuple[Backend, ...]) -> None:
         failures, self._failures = self._failures, 0
         before, self._told = self._told, backends
         if failures or before != backends:
-            self._log.info(
-                "{cluster}: dns: {count} backends from {name}{after}",
+            _log.info(
+                "{cluster}: dns: {count} {word} from {name}{after}",
                 cluster=self._cluster,
                 count=len(backends),
+                word="backend" if len(backends) == 1 else "backends",
                 name=self._settings.name,
                 failures=failures,
-                after=f", after {failures} tries that failed" if failures else "",
+                after=f", after {failures} failed tries" if failures > 1 else "",
             )
         if before != backends:
             self._tell(backends)

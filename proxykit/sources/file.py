@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 LARGEST = 1 << 20
 _WEIGHT = re.compile(r"weight=([0-9]{1,3})")
 _HEAVIEST = 256
+_log = Logger(namespace="proxykit.sources.file")
 
 
 @frozen
@@ -155,8 +156,6 @@ class FileSource:
 class _Watch:
     """One file that is looked at."""
 
-    _log = Logger(namespace="proxykit.sources.file")
-
     def __init__(
         self,
         settings: FileSettings,
@@ -206,13 +205,14 @@ class _Watch:
             why, more = mistakes[0], len(mistakes) - 1
             text = "{cluster}: {why}" + (" (and {more} more mistakes)" if more else "")
             stay = "; there are no backends from it yet" if self._told is None else _STAY
-            self._log.error(text + stay, cluster=cluster, why=why, more=more, path=path)
+            _log.error(text + stay, cluster=cluster, why=why, more=more, path=path)
         elif self._failing or backends != self._told:
             changed, self._failing, self._told = backends != self._told, False, backends
-            self._log.info(
-                "{cluster}: {count} backends from {path}",
+            _log.info(
+                "{cluster}: {count} {word} from {path}",
                 cluster=cluster,
                 count=len(backends),
+                word="backend" if len(backends) == 1 else "backends",
                 path=path,
             )
             if changed:

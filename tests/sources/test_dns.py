@@ -319,7 +319,7 @@ class WatchTests(SynchronousTestCase):
         self.answers((60, "10.0.0.1"), (50, "10.0.0.1"), (40, "10.0.0.2"))
         self.watch()
         self.assertEqual(self.told, [["10.0.0.1"]])
-        self.assertEqual(self.lines, ["web: dns: 1 backends from web.test"])
+        self.assertEqual(self.lines, ["web: dns: 1 backend from web.test"])
         self.assert_asked(1, 60)
         self.clock.advance(60)
         self.assert_asked(2, 50)
@@ -354,7 +354,7 @@ class WatchTests(SynchronousTestCase):
             self.lines,
             [
                 "web: dns: gone; the backends stay those of before",
-                "web: dns: 1 backends from web.test, after 4 tries that failed",
+                "web: dns: 1 backend from web.test, after 4 failed tries",
             ],
         )
         self.lines.clear()

@@ -150,7 +150,7 @@ class WatchTests(Case):
         self.assertEqual(self.told, [])
         self.clock.advance(0.1)
         self.assertEqual(self.told, [(ONE,)])
-        self.assertEqual(self.lines, [f"web: 1 backends from {self.path}"])
+        self.assertEqual(self.lines, [f"web: 1 backend from {self.path}"])
         self.look(5)
         self.assertEqual(len(self.told), 1)
 
