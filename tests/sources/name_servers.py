@@ -103,6 +103,16 @@ class _Factory(DNSServerFactory):  # type: ignore[misc]
         super().sendReply(protocol, message, address)
 
 
+def listen_on_both(udp: Any, tcp: Any) -> list[Any]:
+    """Have a protocol and a factory listen on one number that is free with both."""
+    while True:
+        port = reactor.listenTCP(0, tcp, interface=HOST)
+        try:
+            return [port, reactor.listenUDP(port.getHost().port, udp, interface=HOST)]
+        except CannotListenError:
+            port.stopListening()
+
+
 class NameServer:
     """A real one, on loopback, by UDP and TCP; its zone is ``test``.
 
@@ -115,15 +125,8 @@ class NameServer:
         self.factory = _Factory(self._zone)
         self._protocol = dns.DNSDatagramProtocol(self.factory, reactor=reactor)
         self._protocol.noisy = False
-        self._ports: list[Any] = []
-        while not self._ports:  # a port that is free with both
-            tcp = reactor.listenTCP(0, self.factory, interface=HOST)
-            self._ports.append(tcp)
-            self.port: int = tcp.getHost().port
-            try:
-                self._ports.append(reactor.listenUDP(self.port, self._protocol, interface=HOST))
-            except CannotListenError:
-                test.addCleanup(self._ports.pop().stopListening)
+        self._ports = listen_on_both(self._protocol, self.factory)
+        self.port: int = self._ports[0].getHost().port
         test.addCleanup(self.stop)
 
     def has(self, *records: Record) -> None:

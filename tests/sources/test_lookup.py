@@ -15,7 +15,7 @@ from proxykit.sources import lookup
 from proxykit.sources.lookup import NoAnswer, Resolver, Server, configured
 from tests.interop.programs import free_port
 from tests.sockets import HOST, TIMEOUT, ClockedReactor, reactor, turns, until
-from tests.sources.name_servers import NameServer, a
+from tests.sources.name_servers import NameServer, a, listen_on_both
 
 NAME = "web.test"
 
@@ -278,17 +278,23 @@ class NoAnswerTests(LookupCase):
 class TcpTests(LookupCase):
     """What can go wrong after a truncated answer."""
 
-    def truncating(self, protocol: type[Protocol] | None) -> Server:
-        stranger = self.stranger(truncated)
-        if protocol is not None:
-            factory = Factory.forProtocol(protocol)
-            factory.noisy = False
-            port = reactor.listenTCP(stranger.address[1], factory, interface=HOST)
+    def truncating(self, protocol: type[Protocol]) -> Server:
+        factory = Factory.forProtocol(protocol)
+        factory.noisy = False
+        ports = listen_on_both(Stranger(truncated), factory)
+        for port in ports:
             self.addCleanup(port.stopListening)
-        return stranger.address  # type: ignore[no-any-return,attr-defined]
+        return HOST, ports[0].getHost().port
 
     async def test_nobody_is_there(self) -> None:
-        self.assertIn("refused", await self.reason(self.ask(self.truncating(None))))
+        ports = listen_on_both(Stranger(truncated), Factory())
+        self.addCleanup(ports[1].stopListening)
+        server = HOST, ports[1].getHost().port
+        await ports[0].stopListening()
+        with socket.socket() as held:  # so that nobody else is there
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.bind(server)
+            self.assertIn("refused", await self.reason(self.ask(server)))
 
     async def test_closed(self) -> None:
         class Closes(Protocol):
