@@ -62,6 +62,14 @@ class IExplains(Interface):
         ``why``, a sentence; ``core.sharing.explained`` makes it of its own names."""
 
 
+class ICountsOn(Interface):
+    """A factory that counts, and can go on where another one of its kind has come to."""
+
+    def count_on(former: Any) -> None:
+        """Its listener has other settings from now on; ``former`` served it before, and serves
+        those who are still there. What is counted is counted together."""
+
+
 class IHandsOver(Interface):
     """A factory whose protocols may give a connection to another listener's mode."""
 

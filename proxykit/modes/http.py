@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from proxykit.core.routing import HttpRouter
 from proxykit.core.trust import Trust
-from proxykit.interfaces import ILogsAccess, IMode, ISnapshot
+from proxykit.interfaces import ICountsOn, ILogsAccess, IMode, ISnapshot
 from proxykit.modes.http_settings import HttpSettings, check_http
 from proxykit.net.http1_downstream import Http1Downstream
 from proxykit.net.pool import Pool
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from proxykit.model import AccessEntry, Listener
 
 
-@implementer(ISnapshot, ILogsAccess)
+@implementer(ISnapshot, ILogsAccess, ICountsOn)
 class HttpFactory(Factory):
     """An ordinary factory, for any endpoint.
 
@@ -74,6 +74,10 @@ class HttpFactory(Factory):
     def snapshot(self) -> dict[str, Any]:
         """See ``ISnapshot``: what was answered."""
         return self.serving.stats.snapshot()
+
+    def count_on(self, former: HttpFactory) -> None:
+        """See ``ICountsOn``."""
+        self.serving.stats = former.serving.stats
 
     def buildProtocol(self, addr: Any) -> Any:
         """A protocol for one client."""

@@ -252,6 +252,12 @@ class SniFactory(TcpFactory):
         self.hand_over = hand_over
         self.looks = getattr(self.router, "hands_over", True)
 
+    def count_on(self, former: TcpFactory) -> None:
+        """See ``ICountsOn``."""
+        super().count_on(former)
+        if isinstance(former, SniFactory):
+            self.hellos = former.hellos
+
     def turned_away(self, info: ConnInfo, reason: str, why: str) -> None:
         """Count a connection that is not served; the log has the first of many."""
         self.stats.refused += 1

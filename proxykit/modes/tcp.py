@@ -23,7 +23,7 @@ from proxykit.core.routing import Everything
 from proxykit.core.sharing import L4, NO_BACKEND, OPAQUE, explained
 from proxykit.core.stats import Relayed
 from proxykit.errors import ProxyError, gone
-from proxykit.interfaces import IExplains, IMode, ISnapshot
+from proxykit.interfaces import ICountsOn, IExplains, IMode, ISnapshot
 from proxykit.model import ConnInfo, Listener, address_text
 from proxykit.net.closing import resets
 from proxykit.net.relay import Relay, RelaySide, tune
@@ -277,7 +277,7 @@ class TcpProtocol(RelaySide):
         return explained(L4, None, NO_BACKEND)
 
 
-@implementer(ISnapshot)
+@implementer(ISnapshot, ICountsOn)
 class TcpFactory(Factory):
     """An ordinary factory, for any endpoint.
 
@@ -308,6 +308,10 @@ class TcpFactory(Factory):
     def snapshot(self) -> dict[str, Any]:
         """See ``ISnapshot``: what was relayed."""
         return self.stats.snapshot()
+
+    def count_on(self, former: TcpFactory) -> None:
+        """See ``ICountsOn``."""
+        self.stats = former.stats
 
     def buildProtocol(self, addr: Any) -> Any:
         """A protocol for one client."""

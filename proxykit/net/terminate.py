@@ -53,6 +53,14 @@ class Terminating:
         handshake.deadline = self.deadlines.add(self.timeout, lambda: handshake.late(tls))
         return tls
 
+    def count_on(self, former: Terminating) -> None:
+        """Its listener has other settings from now on: go on where ``former`` has come to."""
+        self.handshakes, self.resumed, self.failed = (
+            former.handshakes,
+            former.resumed,
+            former.failed,
+        )
+
     def count_failed(self, info: ConnInfo, reason: str) -> None:
         """One more that came to nothing; the log has the first of many."""
         self.failed[reason] = self.failed.get(reason, 0) + 1

@@ -14,7 +14,7 @@ from proxykit.checks import header_fault, network
 from proxykit.components import components
 from proxykit.core.trust import Trust
 from proxykit.errors import ConfigError
-from proxykit.interfaces import IBackendSource, ILogsAccess, IMode
+from proxykit.interfaces import IBackendSource, ICountsOn, ILogsAccess, IMode
 from proxykit.net.certificates import Certificates
 from proxykit.net.peek import Headers
 from proxykit.net.terminate import Terminating
@@ -58,6 +58,16 @@ class BuiltListener:
     tls: Terminating | None
     certificates: Certificates | None
     log: tuple[str, str] | None
+
+    def count_on(self, before: BuiltListener) -> None:
+        """Go on from what the former settings of this listener have counted."""
+        factory, former = self.factory, before.factory
+        if type(factory) is type(former) and ICountsOn.providedBy(factory):
+            factory.count_on(former)
+        if self.headers is not None and before.headers is not None:
+            self.headers.refused = before.headers.refused
+        if self.tls is not None and before.tls is not None:
+            self.tls.count_on(before.tls)
 
 
 class Builder:

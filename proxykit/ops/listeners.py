@@ -153,6 +153,7 @@ class Listeners:
             # Who is still served by the former settings is written down where the others are.
             log = self._access_logs.log(*new.log).write if new.log is not None else _nowhere
             before.factory.log_access(log)
+        new.count_on(before)
         config = new.config
         listener.change(config.name, new.factory, config.max_connections, new.headers, new.tls)
 
