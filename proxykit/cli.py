@@ -240,7 +240,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _summary(read: Config) -> str:
     backends = sum(len(cluster.backends) for cluster in read.clusters)
     by = sorted({cluster.discover.by for cluster in read.clusters if cluster.discover})
-    found = f" and those that {' and '.join(by)} finds" if by else ""
+    found = f", and those found by {' and '.join(by)}" if by else ""
     counted = ", ".join(
         f"{count} {name}{'' if count == 1 else 's'}"
         for name, count in (

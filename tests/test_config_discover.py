@@ -256,8 +256,8 @@ class CheckTests(DiscoverCase):
         by = DISCOVER + "by = 'fake'\nzone = 'a'\n"
         for text, expected in (
             (WEB, "1 listener, 1 cluster, 1 backend"),
-            (WEB + by, "1 listener, 1 cluster, 1 backend and those that fake finds"),
-            (by, "1 listener, 1 cluster, 0 backends and those that fake finds"),
+            (WEB + by, "1 listener, 1 cluster, 1 backend, and those found by fake"),
+            (by, "1 listener, 1 cluster, 0 backends, and those found by fake"),
         ):
             read = self.load(text + LISTENER)
             self.assertEqual(cli._summary(read), expected)
