@@ -28,7 +28,7 @@ COVERAGE_OWN := COVERAGE_FILE=$(CURDIR)/.coverage_own
 COVERAGE := $(BIN)/python -m coverage
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint coverage docs lab-docs bench clean
+.PHONY: help run test lint coverage docs lab-docs dashboard-shot bench clean
 # Two pips in one environment at once would spoil it.
 .NOTPARALLEL:
 
@@ -39,6 +39,7 @@ help:
 	@echo 'make coverage  the tests again, measured; fails under the bounds'
 	@echo 'make docs      the documentation, into docs/_build/html'
 	@echo 'make lab-docs  the experiments again, for docs/lab; LABFLAGS="--quick" or the like'
+	@echo 'make dashboard-shot  docs/dashboard.png again: needs chromium, and some minutes'
 	@echo 'make bench     CPU per unit of work beside other proxies; BENCHFLAGS="--quick" or the like'
 	@echo 'make clean     remove all that was made, .venv too'
 	@echo 'PYTHON=python3.12 make ... chooses the Python that .venv is made with'
@@ -82,6 +83,10 @@ docs: $(VENV)/.installed-docs
 # documentation is built where none of this can be done.
 lab-docs: $(VENV)/.installed-lab
 	$(BIN)/python -m proxykit lab all --docs docs/lab $(LABFLAGS)
+
+# Of a real service, in a network namespace; kept in git like the plots of the lab.
+dashboard-shot: $(VENV)/.installed-test
+	$(BIN)/python docs/dashboard_shot.py
 
 # Never a part of the tests: its figures are the machine's.
 bench: $(VENV)/.installed-bench

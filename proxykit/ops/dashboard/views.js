@@ -73,6 +73,7 @@ export function makeBudget() {
     say(free, number(budget.free));
     say(of, ` of ${number(budget.size)} free`);
     say(ahead, forecast(budget));
+    mark(node, "data-soon", budget.forecast_seconds == null ? null : "");
     // A port that rests and can be had again is counted twice; a bar has no room for that.
     const sizes = { ...budget };
     const others = USES.reduce((sum, [key]) => sum + (key === "time_wait" ? 0 : budget[key] || 0), 0);
@@ -137,8 +138,8 @@ export function makeListener() {
     spark.update(history, most, `${what} per second in the last ${span(2 * history.length)}: now ${
       short.format(now)}, at most ${short.format(most)}`);
     const [up, down] = listener.rates || [0, 0];
-    say(traffic, done.bytes_up == null ? "" : `in ${size(up)}/s, out ${size(down)}/s; since the start ${
-      size(done.bytes_up)} and ${size(done.bytes_down)}`);
+    say(traffic, done.bytes_up == null ? "" : `in ${size(up)}/s, out ${size(down)}/s (so far ${
+      size(done.bytes_up)} and ${size(done.bytes_down)})`);
     say(trouble, [paused, ...troubles(done)].filter(Boolean).join("; "));
   }
   return { node, update };
