@@ -155,17 +155,18 @@ class Answers:
     :ivar statuses: answers by the first digit of their status.
     :ivar latency: seconds from a request that was sent to the head of its answer.
     :ivar served: attempts that succeeded at backends that are gone; ``failures``: that failed;
-        ``closed_first``: of the connections to them, how many were ended by whom first. So the
-        figures of a whole cluster never go down.
+        ``ejections``: how often they were ejected; ``closed_first``: of the connections to them,
+        how many were ended by whom first. So the figures of a whole cluster never go down.
     """
 
-    __slots__ = ("closed_first", "failures", "latency", "served", "statuses")
+    __slots__ = ("closed_first", "ejections", "failures", "latency", "served", "statuses")
 
     def __init__(self) -> None:
         self.statuses = [0] * 10
         self.latency = Histogram(LATENCY)
         self.served = 0
         self.failures = 0
+        self.ejections = 0
         self.closed_first = {"proxy": 0, "backend": 0, "reset": 0}
 
     def answered(self, status: int, seconds: float) -> None:
@@ -179,5 +180,6 @@ class Answers:
         """A backend has left the cluster, and nobody uses it any more: keep what it has counted."""
         self.served += backend.served
         self.failures += backend.failures
+        self.ejections += backend.standing.ejections
         for who, count in backend.closed_first.items():
             self.closed_first[who] += count

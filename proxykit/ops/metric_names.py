@@ -62,6 +62,11 @@ SERVICE = _families(
     ("proxykit_start_time_seconds", "", "When the service was started, in Unix time."),
     ("proxykit_draining", "", "Whether it is about to end: 1 while it drains."),
     (
+        "proxykit_leaving_connections",
+        "",
+        "Connections of listeners that a reload has removed, which have time to end.",
+    ),
+    (
         "proxykit_loop_lag_seconds",
         "",
         "How late the event loop was, looked at twice a second.",
@@ -209,6 +214,11 @@ CLUSTERS = _families(
         "proxykit_cluster_failures_total",
         "",
         "Attempts at a backend that failed, at those that are gone included.",
+    ),
+    (
+        "proxykit_cluster_ejections_total",
+        "",
+        "How often backends were ejected, those that are gone included.",
     ),
     (
         "proxykit_cluster_closed_first_total",

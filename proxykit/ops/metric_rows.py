@@ -69,7 +69,10 @@ def service_rows(service: ProxyService) -> Rows:
     rows, lag = Rows(), service.lag
     rows.add("proxykit_build_info", 1, __version__, platform.python_version(), twisted.__version__)
     rows.add("proxykit_start_time_seconds", service.started)
-    rows.add("proxykit_draining", bool(getattr(service, "draining", False)))
+    rows.add("proxykit_draining", service.draining)
+    every = sum(len(each.connections) for each in service.all_listeners)
+    named = sum(len(each.connections) for each in service.listeners.values())
+    rows.add("proxykit_leaving_connections", every - named)
     rows.add("proxykit_loop_lag_seconds", _buckets(lag.lateness))
     rows.add("proxykit_loop_lag_max_seconds", lag.worst)
     return rows
@@ -181,19 +184,17 @@ def _cluster(rows: Rows, shown: dict[str, Any], stats: Answers) -> None:
         rows.add("proxykit_cluster_backends", counts[state], name, state)
     usable = sum(_is_usable(each) for each in backends)
     rows.add("proxykit_cluster_backends_usable", usable, name)
-    rows.add("proxykit_cluster_panic", bool(shown.get("panic")), name)
-    retries = shown.get("retries")
-    if retries is not None:
-        rows.add("proxykit_cluster_requests_total", retries["requests"], name)
-        rows.add("proxykit_cluster_retries_total", retries["retried"], name)
-        rows.add("proxykit_cluster_retries_refused_total", retries["refused"], name)
+    rows.add("proxykit_cluster_panic", shown["panic"], name)
+    retries = shown["retries"]
+    rows.add("proxykit_cluster_requests_total", retries["requests"], name)
+    rows.add("proxykit_cluster_retries_total", retries["retried"], name)
+    rows.add("proxykit_cluster_retries_refused_total", retries["refused"], name)
     for digit, count in enumerate(stats.statuses[1:6], 1):
         rows.add("proxykit_cluster_answers_total", count, name, f"{digit}xx")
     rows.add("proxykit_cluster_answer_latency_seconds", _buckets(stats.latency), name)
-    served = stats.served + sum(each["served"] for each in backends)
-    rows.add("proxykit_cluster_served_total", served, name)
-    failures = stats.failures + sum(each["failures"] for each in backends)
-    rows.add("proxykit_cluster_failures_total", failures, name)
+    for what in ("served", "failures", "ejections"):
+        count = getattr(stats, what) + sum(each[what] for each in backends)
+        rows.add(f"proxykit_cluster_{what}_total", count, name)
     for who, count in stats.closed_first.items():
         count += sum(each["closed_first"][who] for each in backends)
         rows.add("proxykit_cluster_closed_first_total", count, name, who)
@@ -209,30 +210,24 @@ def _pool(rows: Rows, name: str, pool: dict[str, Any]) -> None:
 
 def _is_usable(shown: dict[str, Any]) -> bool:
     """Whether a backend may be sent new work."""
-    return (
-        shown["state"] == "up"
-        and shown.get("health") != "down"
-        and not shown.get("ejected_seconds")
-    )
+    return shown["state"] == "up" and shown["health"] != "down" and not shown["ejected_seconds"]
 
 
 def _backend(rows: Rows, name: str, shown: dict[str, Any]) -> None:
     where, add = (name, shown["address"]), rows.add
     add("proxykit_backend_up", _is_usable(shown), *where)
     add("proxykit_backend_state", 1, *where, shown["state"])
-    health = shown.get("health")
-    if health in ("up", "down"):
-        add("proxykit_backend_healthy", health == "up", *where)
-    add("proxykit_backend_ejected", bool(shown.get("ejected_seconds")), *where)
-    add("proxykit_backend_ejections_total", shown.get("ejections", 0), *where)
-    add("proxykit_backend_weight", shown["weight"] * shown.get("share", 1.0), *where)
+    if shown["health"] != "unknown":
+        add("proxykit_backend_healthy", shown["health"] == "up", *where)
+    add("proxykit_backend_ejected", bool(shown["ejected_seconds"]), *where)
+    add("proxykit_backend_ejections_total", shown["ejections"], *where)
+    add("proxykit_backend_weight", shown["weight"] * shown["share"], *where)
     add("proxykit_backend_in_flight", shown["in_flight"], *where)
     add("proxykit_backend_connections", shown["connections"], *where)
     add("proxykit_backend_served_total", shown["served"], *where)
     add("proxykit_backend_failures_total", shown["failures"], *where)
-    latency = shown.get("latency_seconds")
-    if latency is not None:
-        add("proxykit_backend_latency_seconds", latency, *where)
+    if shown["latency_seconds"] is not None:
+        add("proxykit_backend_latency_seconds", shown["latency_seconds"], *where)
     for who, count in shown["closed_first"].items():
         add("proxykit_backend_closed_first_total", count, *where, who)
 

@@ -192,6 +192,7 @@ class StateTests(SynchronousTestCase):
         stats = self.web.stats
         for backend in (self.a, self.b):
             backend.served, backend.failures, backend.closed_first["reset"] = 5, 2, 1
+            backend.standing.ejections = 3
         lease = self.house.accountant.lease(self.a)
         self.web.remove(self.a.address)
         self.assertEqual((stats.served, stats.failures), (0, 0))
@@ -203,7 +204,7 @@ class StateTests(SynchronousTestCase):
         self.assertEqual((stats.served, stats.failures), (5, 2))
         self.assertEqual(stats.closed_first, {"proxy": 1, "backend": 0, "reset": 1})
         self.web.remove(self.b.address)
-        self.assertEqual((stats.served, stats.failures), (10, 4))
+        self.assertEqual((stats.served, stats.failures, stats.ejections), (10, 4, 6))
         self.assertEqual(stats.closed_first, {"proxy": 1, "backend": 0, "reset": 2})
 
     def test_added_again(self):

@@ -165,14 +165,16 @@ class ScrapeTests(SynchronousTestCase):
         web = proxy.registry.cluster("web")
         first, second = web.backends.values()
         first.served, second.served, first.closed_first["reset"] = 5, 1, 4
+        first.standing.ejections = 2
         before = samples(render(proxy))
         web.remove(first.address)
         after = samples(render(proxy))
         self.assertEqual(list(after["proxykit_backend_up"]), [(str(second.address), "web")])
-        for name in ("served", "failures", "closed_first"):
+        for name in ("served", "failures", "ejections", "closed_first"):
             family = f"proxykit_cluster_{name}_total"
             self.assertEqual(after[family], before[family])
         self.assertEqual(after["proxykit_cluster_served_total"], {("web",): 6})
+        self.assertEqual(after["proxykit_cluster_ejections_total"], {("web",): 2})
 
 
 class SpreadTests(SynchronousTestCase):

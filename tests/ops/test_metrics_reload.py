@@ -11,8 +11,8 @@ from proxykit.modes.sni_settings import SniSettings
 from proxykit.modes.tcp import TcpSettings
 from proxykit.ops.metrics import render
 from tests.http_sockets import HttpClient, answer, start_origin
+from tests.ops.reloading import ReloadCase
 from tests.ops.test_metrics import samples
-from tests.ops.test_reload import ReloadCase
 from tests.sockets import connect, start_backend, until
 
 
@@ -50,6 +50,23 @@ class ListenerTests(ReloadCase):
         self.assertEqual(self.found("ended_total"), {("raw", "client reset"): 1})
         self.assertEqual(self.found("bytes_total")["up", "raw"], 5)
         self.assertEqual(self.found("relayed_total"), {("raw",): 1})
+
+    async def test_one_that_is_removed(self) -> None:
+        """It has no series any more; its connections are counted while they last."""
+        backend = await start_backend(self)
+        config = Config(
+            (self.tcp(), self.tcp("other")), (Cluster("web", (Backend(backend.address),)),)
+        )
+        self.start(config)
+        client = await connect(self, self.port("raw"))
+        await backend.accepted()
+        self.service.apply(evolve(config, listeners=(self.tcp("other"),)))
+        found = samples(render(self.service))
+        self.assertEqual(found["proxykit_leaving_connections"], {(): 1})
+        self.assertEqual(found["proxykit_listener_connections"], {("other",): 0})
+        client.reset()
+        await until(lambda: not self.connections())
+        self.assertEqual(samples(render(self.service))["proxykit_leaving_connections"], {(): 0})
 
     async def test_hellos(self) -> None:
         backend = await start_backend(self)
