@@ -177,6 +177,8 @@ class Accountant:
     :ivar halves: whether the kernel looks at every second port first.
     :ivar on_level: is told how scarce the ports of a budget have become, how scarce they were, and
         what to say of it.
+    :ivar on_ripening: is told in how many seconds a port that rests is given out again for which
+        somebody waits; ``ripen`` is to be called then.
     :ivar on_denied: is told of a budget whose ports the kernel did not give, and why.
     """
 
@@ -199,6 +201,7 @@ class Accountant:
         self.halves = True
         self.on_level: Callable[[Level, Level, str], object] | None = None
         self.on_denied: Callable[[Budget, str], object] | None = None
+        self.on_ripening: Callable[[float], object] | None = None
         self.seconds = seconds
         self._source_of = source_of
         self._budgets: dict[BudgetKey, Budget] = {}
@@ -219,6 +222,7 @@ class Accountant:
         if budget is not None and budget.free <= 0:
             for each in backend.pages:
                 each.refused.setdefault(backend)
+                self._will_ripen(each)
             return Full(none_left(backend.pages), ports=True)
         return Lease(self, budget, backend)
 
@@ -356,6 +360,21 @@ class Accountant:
             before = budget.watch.level
             if budget.look_ahead(seconds) and self.on_level is not None:
                 self.on_level(budget.watch.level, before, budget.warning(before, self.halves))
+
+    def ripen(self) -> None:
+        """Ports that rest may be old enough by now for who waits; a second is long where there are
+        but few of them."""
+        now = self.seconds()
+        for budget in self:
+            if budget.refused and budget.reuses:
+                budget.grow(now)
+                self._serve(budget)
+                if budget.refused:
+                    self._will_ripen(budget)
+
+    def _will_ripen(self, budget: Budget) -> None:
+        if self.on_ripening is not None and (at := budget.grows_at) is not None:
+            self.on_ripening(max(0.0, at - self.seconds()))
 
     def read(self, budgets: list[Budget], listening: int) -> None:
         """The kernel has shown all that there is on these pages.

@@ -198,6 +198,11 @@ class Budget:
             young.popleft()
             self.free += 1
 
+    @property
+    def grows_at(self) -> float | None:
+        """When the next of these is old enough; None: there is none."""
+        return self._young[0] + TOO_YOUNG if self._young else None
+
     def look_ahead(self, seconds: float) -> bool:
         """So many seconds have passed.
 

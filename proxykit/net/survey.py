@@ -35,6 +35,8 @@ SCARCE, PLENTY = 1, 10
 BLIND = 300
 #: The share of the time that readings may take.
 SHARE = 0.02
+#: Seconds that pass at least until ports that rested are given out again, some at once.
+SOME = 0.02
 #: Seconds for one that has to be done before anything else is.
 PATIENCE = 5.0
 
@@ -85,7 +87,9 @@ class Survey:
         # Ports that are not among those that there are, whoever has them.
         self._reserved: frozenset[int] = frozenset()
         self._ticked = 0.0
+        self._ripening: IDelayedCall | None = None
         accountant.on_denied = self._denied
+        accountant.on_ripening = self._ripens
         accountant.on_level = self._crossed
 
     def start(self) -> None:
@@ -101,6 +105,9 @@ class Survey:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._ripening is not None:
+            self._ripening.cancel()
+            self._ripening = None
         self._end(complete=False)
 
     def fresh(self) -> Deferred[None]:
@@ -131,6 +138,15 @@ class Survey:
         self._since += 1
         if self._dump is None and self._is_due():
             self._begin()
+
+    def _ripens(self, seconds: float) -> None:
+        """Somebody waits for what can be had in so many seconds."""
+        if self._ripening is None and self._timer is not None:
+            self._ripening = self._reactor.callLater(max(SOME, seconds), self._ripe)
+
+    def _ripe(self) -> None:
+        self._ripening = None
+        self._accountant.ripen()
 
     def _is_due(self) -> bool:
         if self.blind:
