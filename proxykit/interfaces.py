@@ -163,10 +163,11 @@ class IBalancer(Interface):
 class IAccountant(Interface):
     """Who keeps the book of source ports and sockets."""
 
-    def lease(backend: BackendState) -> Lease | Full:
+    def lease(backend: BackendState, beyond: bool = False) -> Lease | Full:
         """Reserve a source port and one of the backend's ``max_connections`` for one socket.
 
-        Answers at once; ``Full`` says what there is none of.
+        Answers at once; ``Full`` says what there is none of. Where it is to go ``beyond`` these
+        connections it may be one more: a check's, which carries no traffic.
 
         :raises ProxyError: there is no way from here to the backend's address.
         """

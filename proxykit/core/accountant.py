@@ -206,10 +206,10 @@ class Accountant:
         self._source_of = source_of
         self._budgets: dict[BudgetKey, Budget] = {}
 
-    def lease(self, backend: BackendState) -> Lease | Full:
+    def lease(self, backend: BackendState, beyond: bool = False) -> Lease | Full:
         """See ``IAccountant.lease``."""
         limit = backend.cluster.config.max_connections
-        if backend.connections >= limit:
+        if backend.connections >= limit and not beyond:
             return Full(f"{backend.address} has all of its {limit} connections (max_connections)")
         try:
             budget = None if backend.address.is_unix else self._page(backend)

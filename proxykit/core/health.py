@@ -140,6 +140,11 @@ class Standing:
             self.checked, self._run = False, 0
             self._judge()
 
+    def skipped(self, why: str) -> None:
+        """It could not be checked, which says nothing of it."""
+        if not self.why:
+            self.why = f"not checked: {why}"
+
     def unchecked(self) -> None:
         """Nobody checks it any more."""
         self.checked, self._run = None, 0
@@ -283,10 +288,13 @@ class Standing:
     def stop(self) -> None:
         """Leave no timer behind, and begin none: it has left, or the proxy ends."""
         self._stopped = True
-        for each in (self._back, self._step):
-            if each is not None:
-                each.cancel()
-        self._step = None
+        self._end_ejection()
+        self._whole()
+        self._judge()
+
+    def go_on(self) -> None:
+        """The proxy begins again."""
+        self._stopped = False
 
     def snapshot(self) -> dict[str, Any]:
         """Its part of a backend's."""

@@ -31,6 +31,11 @@ def introduction(version: str, info: ConnInfo) -> bytes:
     return _header(version, _end(info.client), _end(info.server), info.tlvs)
 
 
+def own_introduction(version: str) -> bytes:
+    """The header of a connection that is for nobody: v1 says UNKNOWN, v2 LOCAL."""
+    return _header(version, None, None, ()) if version else b""
+
+
 def _end(address: Any) -> _End:
     # Not as it is: to tell its hash, a UNIXAddress asks the file system.
     if isinstance(address, UNIXAddress):

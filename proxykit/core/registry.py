@@ -208,9 +208,14 @@ class ClusterState:
         return False
 
     def rest(self) -> None:
-        """Leave no timers behind: the proxy ends."""
+        """Leave no timers behind, and begin none: the proxy ends."""
         for backend in self.backends.values():
             backend.standing.stop()
+
+    def go_on(self) -> None:
+        """It begins again."""
+        for backend in self.backends.values():
+            backend.standing.go_on()
 
     def _look_around(self) -> None:
         """Is anybody well?"""

@@ -108,10 +108,16 @@ class Connector:
 
     def attempt(self, attempt: Attempt) -> bool | Full:
         """See ``IConnector.attempt``: takes a lease and begins to connect."""
+        lease = self._accountant.lease(attempt.backend)
+        return lease if isinstance(lease, Full) else self._begin(attempt, lease)
+
+    def check(self, attempt: Attempt) -> bool | Full:
+        """The same for a connection that carries no traffic: ``max_connections`` is no matter."""
+        lease = self._accountant.lease(attempt.backend, beyond=True)
+        return lease if isinstance(lease, Full) else self._begin(attempt, lease)
+
+    def _begin(self, attempt: Attempt, lease: Lease) -> bool:
         backend = attempt.backend
-        lease = self._accountant.lease(backend)
-        if isinstance(lease, Full):
-            return lease
         settings = backend.cluster.config.tls
         try:
             tls = None if settings is None else self.tls(settings)

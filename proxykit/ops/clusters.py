@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from proxykit import model
     from proxykit.core.accountant import Accountant
     from proxykit.core.registry import BackendState, Registry, State
+    from proxykit.net.checks import HealthChecks
     from proxykit.net.pool import Pool
     from proxykit.ops.building import BuiltCluster
     from proxykit.upkeep import Discover
@@ -31,12 +32,18 @@ class Clusters:
     _log = Logger()
 
     def __init__(
-        self, reactor: Any, registry: Registry, accountant: Accountant, pool: Pool
+        self,
+        reactor: Any,
+        registry: Registry,
+        accountant: Accountant,
+        pool: Pool,
+        checks: HealthChecks,
     ) -> None:
         self._reactor = reactor
         self._registry = registry
         self._accountant = accountant
         self._pool = pool
+        self._checks = checks
         self._built: dict[str, BuiltCluster] = {}
         # What looks for backends, by cluster, and what ends that.
         self._looking: dict[str, tuple[Discover, Callable[[], object]]] = {}
@@ -48,7 +55,7 @@ class Clusters:
             config = built.config
             state = self._registry.get(config.name)
             if state is None:
-                self._registry.add(config, built.balancer)
+                self._checks.follow(self._registry.add(config, built.balancer))
             elif state.config != config:
                 state.reconfigure(config, built.balancer)
             before, self._built[config.name] = self._built.get(config.name), built
@@ -61,6 +68,7 @@ class Clusters:
         for name in set(self._built) - names:
             self._stop_looking(name)
             del self._built[name]
+            self._checks.forget(self._registry.cluster(name))
             self._registry.remove(name)
         self.tidy()
 
@@ -73,14 +81,16 @@ class Clusters:
             )
 
     def start(self) -> None:
-        """Begin to look for backends."""
+        """Begin to look for backends, and whether they are well."""
         self._running = True
+        self._checks.start()
         for built in self._built.values():
             self._look_for(built)
 
     def stop(self) -> None:
         """Look for them no more."""
         self._running = False
+        self._checks.stop()
         for name in tuple(self._looking):
             self._stop_looking(name)
 

@@ -39,6 +39,7 @@ from proxykit.core.registry import Registry
 from proxykit.errors import ConfigError
 from proxykit.model import Config, address_text
 from proxykit.net import kernel
+from proxykit.net.checks import HealthChecks
 from proxykit.net.connector import Connector
 from proxykit.net.listener import endpoint
 from proxykit.net.pool import Pool
@@ -98,7 +99,8 @@ class ProxyService(Service):
         self.reload: Callable[[], Deferred[list[str]]] | None = None
         self._from = LeavingFrom(self.accountant, self.connector)
         self.survey = Survey(reactor, self.accountant, self._from.ports)
-        self._clusters = Clusters(reactor, self.registry, self.accountant, self.pool)
+        self.checks = HealthChecks(reactor, self.connector, self.deadlines)
+        self._clusters = Clusters(reactor, self.registry, self.accountant, self.pool, self.checks)
         self._access_logs = AccessLogs(reactor)
         self._builder = Builder(self.flow, self.pool, self.deadlines, self._access_logs)
         self._fronts = Listeners(self._builder, self.deadlines, self._access_logs)
