@@ -36,7 +36,7 @@ class AdminCase(TestCase):
 
     async def start(self, token: str = "", hosts: tuple[str, ...] = ()) -> Proxy:
         self.backend = await start_backend(self)
-        self.proxy = start_proxy(self, self.backend, admin=True)
+        self.proxy = start_proxy(self, self.backend, admin=True, slow_start=0.0)
         service = self.proxy.service
         if token or hosts:
             service.apply(evolve(service.config, admin_token=token, admin_hosts=hosts))
