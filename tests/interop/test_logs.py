@@ -48,6 +48,29 @@ listen = "tcp:{broken}:interface=127.0.0.1"
 mode = "tcp"
 cluster = "web"
 """
+SECRETS = """\
+[admin]
+listen = "tcp:{dead}:interface=127.0.0.1"
+token = "hunter2-hunter2-hunter2"
+[clusters.web]
+backends = ["127.0.0.1:1"]
+[[listeners]]
+name = "front"
+listen = "tcp:{front}:interface=127.0.0.1"
+mode = "http"
+cluster = "web"
+"""
+#: Requests that are served, refused and malformed, each with something that is nobody's business.
+TOLD = (
+    b"GET /?key=hunter2 HTTP/1.1\r\nHost: a\r\nAuthorization: hunter2\r\nCookie: hunter2\r\n",
+    b"GET /?key=hunter2 HTTP/1.1\r\nAuthorization: hunter2\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization hunter2\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nCookie: hunter2\x00\r\n",
+    b"GET /hunter2 hunter2 HTTP/1.1\r\nHost: a\r\n",
+    b"HUNTER2 hunter2\r\n",
+    b"GET /hunter2 HTTP/1.1\r\nHost: hunter2@a\r\n",
+    b"GET /hunter2 HTTP/1.1\r\nHost: a\r\nContent-Length: hunter2\r\n",
+)
 HOSTILE = b"PROXY \n2026-11-23T12:00:00+0000 [proxykit#info] forged\r\n\r\n"
 
 
@@ -64,13 +87,13 @@ def talk(port: int, data: bytes = b"") -> bytes:
 class LogTests(TestCase):
     timeout = 120
 
-    async def start(self, *arguments: str) -> Child:
+    async def start(self, *arguments: str, file: str = FILE) -> Child:
         directory = Path(self.mktemp())
         directory.mkdir()
         self.directory = directory
         self.ports = {name: free_port() for name in ("dead", "front", "proxied", "broken")}
         config = directory / "proxykit.toml"
-        config.write_text(FILE.format(**self.ports))
+        config.write_text(file.format(**self.ports))
         return Child.start(
             self,
             [sys.executable, "-P", "-c", BROKEN, *TWISTD[3:], *arguments],
@@ -146,6 +169,21 @@ class LogTests(TestCase):
         for path in (self.directory / "moved", log):
             self.assertTrue(self.events(path.read_text()), path)
         self.assertEqual(child.output, "")
+
+    async def test_secrets(self) -> None:
+        """What clients send for backends, or for the admin listener, is not told."""
+        for format in ("text", "json"):
+            child = await self.start(
+                *("proxykit", "--config", "proxykit.toml", "--log-format", format), file=SECRETS
+            )
+            await child.wait_for("admin: listening on")
+            for name in ("front", "dead"):
+                for request in TOLD:
+                    heard = await in_thread(talk, self.ports[name], request + b"\r\n")
+                    self.assertTrue(heard.startswith(b"HTTP/1.1 "), request)
+            await child.stop()
+            self.assertNotIn("hunter2", child.output.lower())
+            self.assertIn("127.0.0.1:1: ", child.output)
 
     async def test_demo(self) -> None:
         """What it says to a person is an event, too."""
