@@ -148,11 +148,15 @@ class Page(_Session):
         return result["result"].get("value")
 
     def until(self, condition: str, timeout: float = programs.DEADLINE) -> Any:
-        """Wait until an expression is true; gives its value."""
-        try:
-            return self.evaluate(_UNTIL % condition, timeout)
-        except AssertionError as error:
-            raise AssertionError(f"{condition} is not so; {self.complaints()}") from error
+        """Wait until an expression is true, also over a reload; gives its value."""
+        while True:
+            try:
+                return self.evaluate(_UNTIL % condition, timeout)
+            except AssertionError as error:
+                # It waited in the page that was before.
+                if "navigated" not in str(error):
+                    said = f"{condition} is not so; {self.complaints()}"
+                    raise AssertionError(said) from error
 
     def click(self, element: str) -> None:
         """Move the mouse to the middle of an element, and click there.

@@ -153,6 +153,13 @@ class DashboardTests(Case):
             self.assertEqual(
                 page.evaluate(f"{focused}.ariaLabel"), f"Bring up {address} of {CLUSTER}"
             )
+            # What was said the last time is not said again by Escape.
+            page.press("Enter")
+            page.until("document.querySelector('#ask').open")
+            page.press("Escape")
+            page.until("!document.querySelector('#ask').open")
+            self.assertEqual(sum("/backends/" in each for each in page.asked()), 1)
+            self.assertEqual(self.state(address), "down")
 
         yield self.look(talk)
 

@@ -48,7 +48,7 @@ function render() {
   const sums = ["empty", "low", "half", "ok"].map((kind) => [at(kind), LEVELS[kind][1]]);
   say($("budgets-sum"), sums.filter(([n]) => n).map(([n, text]) => `${number(n)} ${text}`).join(", "));
   const low = sums[0][0] + sums[1][0];
-  const title = low ? `\u25b2 ${number(low)} low \u2013 proxykit` : "proxykit";
+  const title = low ? `\u25b2 ${number(low)} low: proxykit` : "proxykit";
   if (document.title !== title) document.title = title;
 
   const heard = listeners.filter((each) => has(each.name, each.address, each.paused));

@@ -148,7 +148,7 @@ export function badge(node, kind, text) {
 
 export function widen(node, part) {
   /* part: of its whole, 0 to 1. By the object model: a style in the document is not allowed here. */
-  const width = `${(100 * Math.min(1, part || 0)).toFixed(2)}%`;
+  const width = `${Number((100 * Math.min(1, part || 0)).toFixed(2))}%`; // as it is read back
   if (node.style.width !== width) node.style.width = width;
 }
 

@@ -214,7 +214,6 @@ function makeBackend(cluster) {
     badge(word, kind, text);
     const reasons = [backend.why, backend.full];
     if (kind === "note" && backend.health === "down") reasons.unshift("unhealthy");
-    if (backend.health === "unknown") reasons.push("health not known yet");
     if (backend.ejections) reasons.push(`ejected ${backend.ejections === 1 ? "once" :
       `${backend.ejections} times`} so far`);
     say(why, reasons.filter(Boolean).join("; "));
