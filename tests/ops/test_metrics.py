@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
@@ -214,6 +215,25 @@ class SpreadTests(SynchronousTestCase):
         with_backends = samples(self.successResultOf(self.metrics.scrape())[0])
         self.assertEqual(len(with_backends["proxykit_backend_up"]), 20)
         self.assertEqual(len(with_backends["proxykit_budget_ports"]), 100)
+
+    def test_no_garbage_is_collected(self) -> None:
+        """While there is none; afterwards it is as it was before, whatever happens."""
+
+        class Looking(Collector):
+            def collect(self) -> Any:
+                seen.append(gc.isenabled())
+                return []
+
+        self.addCleanup(gc.enable)
+        for before in (True, False):
+            seen: list[bool] = []
+            (gc.enable if before else gc.disable)()
+            made = Metrics(self.service, self.clock)
+            made.registry.register(Looking())
+            made.scrape()
+            self.assertEqual(gc.isenabled(), before)
+            self.finish()
+            self.assertEqual((gc.isenabled(), seen), (before, [False]))
 
     def test_together(self) -> None:
         """Who asks while it is being written gets the same; and so does who asks soon after."""
