@@ -121,7 +121,7 @@ class ExampleTests(TestCase):
     @inlineCallbacks
     def test_every_key(self):
         """The files that list them are right ones, and so is what --print makes of them."""
-        for name in ("proxykit.toml", "sources.toml"):
+        for name in ("proxykit.toml", "sources.toml", "health.toml"):
             check = [sys.executable, "-m", "proxykit", "check"]
             status, printed = yield programs.run(self, [*check, str(EXAMPLES / name), "--print"])
             self.assertEqual(status, 0, printed)
