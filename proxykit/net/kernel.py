@@ -171,6 +171,7 @@ class SourceAddresses:
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._known: dict[str, tuple[float, str]] = {}
+        self._tidied = clock.seconds()
 
     def __call__(self, host: str) -> str:
         """The local IP address for connections to the IP address ``host``.
@@ -189,5 +190,9 @@ class SourceAddresses:
             (found,) = socket.getaddrinfo(host, _PORT, family, socket.SOCK_DGRAM, 0, flags)
             probe.connect(found[4])
             source: str = probe.getsockname()[0]
+        if now - self._tidied >= _SOURCE_KEPT:
+            # Backends come and go, and those that are gone are not asked about again.
+            self._known = {each: kept for each, kept in self._known.items() if kept[0] > now}
+            self._tidied = now
         self._known[host] = (now + _SOURCE_KEPT, source)
         return source

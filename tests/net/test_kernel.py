@@ -262,6 +262,15 @@ class SourceAddressesTests(TestCase):
         with self.assertRaises(OSError):
             SourceAddresses(Clock())("255.255.255.255")
 
+    def test_nothing_is_kept_of_those_that_are_gone(self) -> None:
+        clock = Clock()
+        source = SourceAddresses(clock)
+        for number in range(100):
+            source(f"127.0.0.{number + 1}")
+            clock.advance(1)
+        self.assertLessEqual(len(source._known), 20)
+        self.assertIn("127.0.0.100", source._known)
+
     def test_the_answer_is_kept_for_a_while(self) -> None:
         asked: list[int] = []
 
