@@ -1,4 +1,4 @@
-"""What Prometheus' own tool says: of a real scrape, of the alert rules, and of the dashboard."""
+"""What Prometheus and its own tool say: of real scrapes, of the alert rules, and the dashboard."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from twisted.internet import reactor
 from twisted.internet.defer import inlineCallbacks
 from twisted.trial.unittest import TestCase
 
+from proxykit import __version__
 from tests.interop import programs
 from tests.ops.test_metrics import samples
 from tests.ops.test_metrics_examples import EXAMPLES, expressions
@@ -107,6 +109,47 @@ class ScrapeTests(TestCase):
         for name in (name for name in earlier if name.endswith(("_total", "_bucket", "_count"))):
             for labels, count in earlier[name].items():
                 self.assertGreaterEqual(found[name][labels], count, (name, labels))
+
+    @inlineCallbacks
+    def test_prometheus(self) -> Any:
+        """It finds the service as the example says, in the format that it likes best."""
+        ports = yield self.start()
+        directory = Path(self.mktemp()).resolve()
+        directory.mkdir()
+        config = (EXAMPLES / "prometheus.yml").read_text()
+        for before, after in (
+            ("127.0.0.1:9901", f"127.0.0.1:{ports['admin']}"),
+            ("scrape_interval: 15s", "scrape_interval: 100ms"),
+        ):
+            self.assertIn(before, config)
+            config = config.replace(before, after)
+        (directory / "prometheus.yml").write_text(config)
+        (directory / "alerts.yml").write_bytes((EXAMPLES / "alerts.yml").read_bytes())
+        port = programs.free_port()
+        prometheus = programs.Child.start(
+            self,
+            [
+                programs.require("prometheus"),
+                "--config.file=prometheus.yml",
+                f"--storage.tsdb.path={directory}/data",
+                f"--web.listen-address=127.0.0.1:{port}",
+            ],
+            cwd=directory,
+        )
+        yield prometheus.wait_for("Server is ready")
+        query = "proxykit_build_info and on (instance) up == 1"
+        url = f"http://127.0.0.1:{port}/api/v1/query"
+        asking = [programs.require("curl"), "-sS", url, "--data-urlencode", f"query={query}"]
+        found: list[Any] = []
+        given_up = reactor.seconds() + programs.DEADLINE
+        while not found:
+            self.assertLess(reactor.seconds(), given_up, prometheus.output)
+            _, printed = yield programs.run(self, asking)
+            found = json.loads(printed)["data"]["result"]
+        (sample,) = found
+        self.assertEqual(sample["value"][1], "1")
+        self.assertEqual(sample["metric"]["version"], __version__)
+        self.assertNotIn("level=error", prometheus.output)
 
 
 class RulesTests(TestCase):
