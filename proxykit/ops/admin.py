@@ -102,7 +102,10 @@ class Admin:
 
         :raises ConfigError: it would let anybody in; nothing has changed.
         """
-        self._access = _access(config)
+        before, self._access = self._access, _access(config)
+        if not self._access.is_alike(before):
+            # Whoever listens has shown another token, or none.
+            self.events.let_go()
 
     def running(self, running: bool) -> None:
         """The listener starts, or stops."""

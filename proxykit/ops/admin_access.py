@@ -56,6 +56,10 @@ class Access:
         """Whether a token has to be shown."""
         return self._token != b""
 
+    def is_alike(self, other: Access) -> bool:
+        """Whether the same token is right here and there."""
+        return hmac.compare_digest(self._token, other._token)
+
     def check(self, request: AdminRequest) -> None:
         """See whether it may be answered.
 

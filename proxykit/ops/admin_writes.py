@@ -65,6 +65,8 @@ def reload(service: ProxyService, request: AdminRequest) -> Deferred[Any]:
     again = service.reload
     if again is None:
         raise Refused(409, "the service was not started from a file: there is nothing to reload")
+    if service.draining:
+        raise Refused(409, "the service is about to end")
     _log.info("reload, by the admin API, from {client}", client=address_text(request.client))
 
     def wrong(failure: Failure) -> None:

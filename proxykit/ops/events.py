@@ -8,6 +8,7 @@ dropped. More than one event beyond what the transport takes is kept for nobody.
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 INTERVAL = 1.0
 PATIENCE = 30.0
 KIND = "text/event-stream"
+#: Bytes that the kernel keeps for a client. By itself it would take megabytes, and it would be
+#: minutes until it shows that nobody reads.
+SEND_BUFFER = 1 << 16
 #: Milliseconds after which a browser comes back.
 _RETRY = b"retry: 2000\n\n"
 
@@ -58,10 +62,14 @@ class Events:
             self._timer = self.clock.callLater(INTERVAL, self._tick)
 
     def stop(self) -> None:
-        """Let everybody go."""
+        """Count no more, and let everybody go."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.let_go()
+
+    def let_go(self) -> None:
+        """End what everybody gets; who may, comes back."""
         for reader in tuple(self._readers):
             reader.end()
 
@@ -78,6 +86,10 @@ class Events:
         reader = _Reader(request, self.clock)
         self._readers[reader] = None
         request.notifyFinish().addBoth(lambda _: self._readers.pop(reader, None))
+        transport: Any = request.transport
+        handle = transport.getHandle()
+        if isinstance(handle, socket.socket):
+            handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         request.registerProducer(reader, True)
         request.write(_RETRY + self._last)
 

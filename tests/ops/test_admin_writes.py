@@ -155,6 +155,17 @@ class ReloadTests(WriteCase):
         self.assertEqual(answer.status, 409)
         self.assertIn("not started from a file", answer.error)
 
+    async def test_at_the_end(self) -> None:
+        service = (await self.start()).service
+        self.patch(service, "reload", lambda: succeed([]))
+        self.patch(type(service), "draining", True)
+        answer = await self.post("/api/reload")
+        self.assertEqual((answer.status, answer.error), (409, "the service is about to end"))
+        health = await self.ask("/healthz")
+        self.assertEqual((health.status, health.json), (503, {"status": "draining"}))
+        health = await self.ask("/healthz", "HEAD")
+        self.assertEqual((health.status, health.body), (503, b""))
+
     async def test_what_has_changed(self) -> None:
         lines = hear(self)
         service = (await self.start()).service

@@ -6,8 +6,10 @@ import json
 import socket
 from typing import Any
 
+from attrs import evolve
+
 from proxykit.ops.events import PATIENCE
-from tests.ops.admins import AdminCase
+from tests.ops.admins import TOKEN, AdminCase
 from tests.sockets import End, blocking, held, turns, until
 
 ASK = b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -205,6 +207,16 @@ class EventsTests(AdminCase):
         answer = await self.ask("/api/events", "HEAD")
         self.assertEqual((answer.status, answer.body), (200, b""))
         self.assertEqual(answer.header["content-type"], "text/event-stream")
+        self.assertEqual(len(self.events), 0)
+
+    async def test_another_token(self) -> None:
+        """Whoever has shown the former one is let go; other changes disturb nobody."""
+        service = (await self.start()).service
+        end = await self.reader()
+        service.apply(evolve(service.config, admin_hosts=("a.example",)))
+        self.assertEqual(len(self.events), 1)
+        service.apply(evolve(service.config, admin_token=TOKEN))
+        await end.ended()
         self.assertEqual(len(self.events), 0)
 
     async def test_it_stops(self) -> None:
