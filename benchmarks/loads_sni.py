@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from itertools import cycle, repeat
 from pathlib import Path
 
-from benchmarks.loads import BUSY, PATIENCE, SETTLE, Work, connect, pump
+from benchmarks.busy import Busy
+from benchmarks.loads import PATIENCE, Work, connect, pump
 from benchmarks.measure import RefusedError
 from benchmarks.origin import nginx_http
 from benchmarks.programs import HOST, TREE, free_port, running
@@ -59,55 +60,30 @@ def greeting(name: str) -> Talk:
     return Talk([data], data, data.replace(NAME.encode(), UNKNOWN.encode()))
 
 
-class Shorts:
-    """Connections that are opened, used once and closed; the origin closes first.
+class Shorts(Busy):
+    """Connections to the proxy.
 
     :param sink: where the origin listens; it does not block.
     :param port: the proxy's.
-    :ivar done: how many have come to their end in the right way.
     """
 
     def __init__(self, stack: ExitStack, sink: socket.socket, port: int, talk: Talk) -> None:
-        self.done = 0
-        self._again = False
+        #: By their descriptors: the connections, and what has come on each so far.
+        self._clients: dict[int, socket.socket] = {}
+        self._servers: dict[int, socket.socket] = {}
+        self._had: dict[int, bytes] = {}
+        super().__init__(stack)
         self._sink = sink
         self._address = HOST, port
         self._sent = cycle(talk.sent)
         self._arrives = talk.arrives
-        self._poll = stack.enter_context(select.epoll())
         self._poll.register(sink, select.EPOLLIN)
-        #: By their descriptors: the connections, and what has come on each so far.
-        self._clients: dict[int, socket.socket] = {}
-        self._servers: dict[int, socket.socket] = {}
-        self._come: dict[int, bytes] = {}
-        stack.callback(self._close)
 
-    def keep_busy(self, connections: int, seconds: float) -> None:
-        """For so long, have so many of them; when one is done, open another.
+    @property
+    def _under_way(self) -> dict[int, socket.socket]:
+        return self._clients
 
-        :raises RefusedError: one does not go as it should.
-        :raises OSError: one is refused, or reset.
-        """
-        self._again = True
-        while len(self._clients) < connections:
-            self._open()
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self._turn()
-
-    def finish(self) -> None:
-        """See those to their end that are open.
-
-        :raises RefusedError: one does not come to it.
-        """
-        self._again = False
-        end = time.monotonic() + PATIENCE
-        while self._clients:
-            self._turn()
-            if time.monotonic() > end:
-                raise RefusedError(f"{len(self._clients)} connections are left without an answer")
-
-    def _open(self) -> None:
+    def _begin(self) -> None:
         client = socket.socket()
         # On loopback it is connected at once; a timeout of Python's would be a call more each time.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, CONNECT)
@@ -116,15 +92,13 @@ class Shorts:
         client.send(next(self._sent))
         self._poll.register(client, select.EPOLLIN)
 
-    def _turn(self) -> None:
-        """Go on where something has come."""
-        for fd, _ in self._poll.poll(1.0):
-            if fd in self._servers:
-                self._asked(fd)
-            elif fd in self._clients:
-                self._answered(fd)
-            else:
-                self._accept()
+    def _come(self, fd: int) -> None:
+        if fd in self._servers:
+            self._asked(fd)
+        elif fd in self._clients:
+            self._answered(fd)
+        else:
+            self._accept()
 
     def _accept(self) -> None:
         with suppress(BlockingIOError):  # who is looked for has gone again
@@ -135,28 +109,26 @@ class Shorts:
     def _asked(self, fd: int) -> None:
         server = self._servers[fd]
         data = server.recv(READ)
-        asked = self._come.pop(fd, b"") + data
+        asked = self._had.pop(fd, b"") + data
         if asked == self._arrives:
             server.send(ANSWER)
             del self._servers[fd]
             server.close()
         elif data and self._arrives.startswith(asked):
-            self._come[fd] = asked
+            self._had[fd] = asked
         else:
             raise RefusedError(f"the origin got {asked[:40]!r}, {len(asked)} bytes in all")
 
     def _answered(self, fd: int) -> None:
         client = self._clients[fd]
         data = client.recv(READ)
-        answer = self._come.pop(fd, b"") + data
+        answer = self._had.pop(fd, b"") + data
         if data:
-            self._come[fd] = answer
+            self._had[fd] = answer
         elif answer == ANSWER:
             del self._clients[fd]
             client.close()
-            self.done += 1
-            if self._again:
-                self._open()
+            self._is_done()
         else:
             raise RefusedError(f"a client got {answer[:40]!r}, {len(answer)} bytes in all")
 
@@ -174,16 +146,7 @@ def short(
     """
     refused(sink, port, talk.unserved)
     with ExitStack() as stack:
-        shorts = Shorts(stack, sink, port, talk)
-        shorts.keep_busy(BUSY, SETTLE)
-        began, earlier, spent = time.monotonic(), shorts.done, cpu()
-        shorts.keep_busy(BUSY, seconds)
-        took, spent = time.monotonic() - began, cpu() - spent
-        units = shorts.done - earlier
-        shorts.finish()
-    if not units:
-        raise RefusedError("no connection was done")
-    return Work(units, took, spent)
+        return Shorts(stack, sink, port, talk).measure(seconds, cpu, "connection")
 
 
 def refused(sink: socket.socket, port: int, sent: bytes) -> None:

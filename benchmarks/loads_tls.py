@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import loads
-from benchmarks.loads import BUSY, FASTEST, PATIENCE, REQUEST, SETTLE, Work
+from benchmarks.busy import Busy
+from benchmarks.loads import FASTEST, PATIENCE, REQUEST, SETTLE, Work
 from benchmarks.measure import RefusedError
 from benchmarks.origin import FILES, nginx_http
 from benchmarks.peers_tls import CIPHER, NAME, VERSION, make_certificate
@@ -118,62 +119,32 @@ class One:
         return True
 
 
-class Handshakes:
-    """Connections that are opened, used once, and closed; the other side closes first.
+class Handshakes(Busy):
+    """Connections that shake hands.
 
     :param resume: whether each goes on from the session of one before it.
-    :ivar done: how many have come to their end in the right way.
     """
 
     def __init__(self, stack: ExitStack, port: int, resume: bool) -> None:
-        self.done = 0
-        self._again = False
+        self._open: dict[int, One] = {}
+        super().__init__(stack)
         self._context = client()
         self._port = port
         self._resume = resume
         self._session = first_session(self._context, port) if resume else None
-        self._poll = stack.enter_context(select.epoll())
-        self._open: dict[int, One] = {}
-        stack.callback(self._close)
 
-    def keep_busy(self, count: int, seconds: float) -> None:
-        """For so long, have so many of them; when one is done, open another.
-
-        :raises RefusedError: one does not go as it should.
-        :raises OSError: one is refused, or reset.
-        """
-        self._again = True
-        while len(self._open) < count:
-            self._begin()
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self._turn()
-
-    def finish(self) -> None:
-        """See those to their end that are open.
-
-        :raises RefusedError: one does not come to it.
-        """
-        self._again = False
-        end = time.monotonic() + PATIENCE
-        while self._open:
-            self._turn()
-            if time.monotonic() > end:
-                raise RefusedError(f"{len(self._open)} connections are left without an answer")
+    @property
+    def _under_way(self) -> dict[int, One]:
+        return self._open
 
     def _begin(self) -> None:
         one = One(self._context, self._port, self._session)
         fd = one.tls.fileno()
         self._open[fd] = one
         self._poll.register(fd, select.EPOLLIN)
-        self._go_on(fd)
+        self._come(fd)
 
-    def _turn(self) -> None:
-        """Go on where something has come."""
-        for fd, _ in self._poll.poll(1.0):
-            self._go_on(fd)
-
-    def _go_on(self, fd: int) -> None:
+    def _come(self, fd: int) -> None:
         one = self._open[fd]
         if not one.go_on():
             return
@@ -181,9 +152,7 @@ class Handshakes:
             self._session = one.session
         del self._open[fd]
         one.tls.close()
-        self.done += 1
-        if self._again:
-            self._begin()
+        self._is_done()
 
     def _close(self) -> None:
         for one in self._open.values():
@@ -214,16 +183,7 @@ def handshakes(port: int, resume: bool, seconds: float, cpu: Callable[[], int]) 
     :raises RefusedError: one does not go as it should, or not one was done.
     """
     with ExitStack() as stack:
-        each = Handshakes(stack, port, resume)
-        each.keep_busy(BUSY, SETTLE)
-        began, earlier, spent = time.monotonic(), each.done, cpu()
-        each.keep_busy(BUSY, seconds)
-        took, spent = time.monotonic() - began, cpu() - spent
-        units = each.done - earlier
-        each.finish()
-    if not units:
-        raise RefusedError("no handshake was done")
-    return Work(units, took, spent)
+        return Handshakes(stack, port, resume).measure(seconds, cpu, "handshake")
 
 
 def warm(port: int) -> None:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from benchmarks import loads, loads_sni, peers, peers_sni, rows_sni
+from benchmarks import busy, loads, loads_sni, peers, peers_sni, rows_sni
 from benchmarks.loads_sni import ANSWER, NAME, UNKNOWN, Shorts, Talk
 from benchmarks.measure import RefusedError
 from benchmarks.peers import Site
@@ -71,7 +71,7 @@ class LoadTests(SynchronousTestCase):
 
     def turns(self, *clock):
         """Let the clock tell these times."""
-        self.patch(loads_sni, "time", SimpleNamespace(monotonic=iter(clock).__next__))
+        self.patch(busy, "time", SimpleNamespace(monotonic=iter(clock).__next__))
 
     def proxy(self):
         """A proxy that is played: the load's connection to it, and the other end of that."""
@@ -117,7 +117,7 @@ class LoadTests(SynchronousTestCase):
 
     def test_a_part_is_no_whole(self):
         shorts = self.shorts(Talk([b"as"], b"ask", b""))
-        self.patch(loads_sni, "PATIENCE", 0.0)
+        self.patch(busy, "PATIENCE", 0.0)
         shorts.keep_busy(1, 0)
         error = self.assertRaises(RefusedError, shorts.finish)
         self.assertEqual(str(error), "1 connections are left without an answer")
@@ -168,7 +168,7 @@ class LoadTests(SynchronousTestCase):
         self.assertRaises(ConnectionResetError, shorts.finish)
 
     def test_nothing_done_is_refused(self):
-        self.patch(loads_sni, "SETTLE", 0.0)
+        self.patch(busy, "SETTLE", 0.0)
         talk = Talk([b"ask"], b"ask", b"")
         cpu = iter([1000, 5000]).__next__
         error = self.assertRaises(
@@ -182,6 +182,7 @@ class LoadTests(SynchronousTestCase):
 
         class Played:
             done = 0
+            measure = busy.Busy.measure
 
             def __init__(self, *about):
                 pass

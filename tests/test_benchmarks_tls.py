@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from cryptography import x509
 from twisted.trial.unittest import SynchronousTestCase
 
-from benchmarks import loads, loads_tls, peers_tls, rows_tls
+from benchmarks import busy, loads, loads_tls, peers_tls, rows_tls
 from benchmarks.loads_tls import Handshakes
 from benchmarks.measure import RefusedError
 from benchmarks.peers import Site
@@ -133,7 +133,7 @@ class HandshakeTests(SynchronousTestCase):
         server = Server(self)
         made = Handshakes(self.stack, server.port, False)
         clock = iter(range(101))
-        self.patch(loads_tls, "time", SimpleNamespace(monotonic=lambda: next(clock, 1000)))
+        self.patch(busy, "time", SimpleNamespace(monotonic=lambda: next(clock, 1000)))
         made.keep_busy(2, 100)
         self.assertGreater(made.done, 4)
         self.stack.close()
@@ -174,13 +174,13 @@ class HandshakeTests(SynchronousTestCase):
 
     def test_no_answer_is_refused(self):
         listening = self.stack.enter_context(socket.create_server((loads_tls.HOST, 0)))
-        self.patch(loads_tls, "PATIENCE", 0.0)
+        self.patch(busy, "PATIENCE", 0.0)
         silent = SimpleNamespace(port=listening.getsockname()[1])
         error = self.assertRaises(RefusedError, self.load, silent)
         self.assertEqual(str(error), "3 connections are left without an answer")
 
     def test_nothing_done_is_refused(self):
-        self.patch(loads_tls, "SETTLE", 0.0)
+        self.patch(busy, "SETTLE", 0.0)
         cpu = iter([1000, 5000]).__next__
         port = Server(self).port
         error = self.assertRaises(RefusedError, loads_tls.handshakes, port, False, 0.0, cpu)
@@ -192,6 +192,7 @@ class HandshakeTests(SynchronousTestCase):
 
         class Played:
             done = 0
+            measure = busy.Busy.measure
 
             def __init__(self, stack, port, resume):
                 told.append((port, resume))
@@ -205,7 +206,7 @@ class HandshakeTests(SynchronousTestCase):
 
         self.patch(loads_tls, "Handshakes", Played)
         clock = iter([10.0, 13.0]).__next__
-        self.patch(loads_tls, "time", SimpleNamespace(monotonic=clock))
+        self.patch(busy, "time", SimpleNamespace(monotonic=clock))
         work = loads_tls.handshakes(8443, True, 3, iter([1000, 5000]).__next__)
         self.assertEqual(work, loads.Work(7, 3.0, 4000))
         self.assertEqual(told, [(8443, True), (loads.BUSY, loads.SETTLE), (loads.BUSY, 3)])
