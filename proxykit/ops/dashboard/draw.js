@@ -28,7 +28,7 @@ export function size(bytes) {
   const units = ["B", "kB", "MB", "GB", "TB", "PB"];
   let unit = 0;
   for (; bytes >= 1000 && unit < units.length - 1; unit += 1) bytes /= 1000;
-  return `${short.format(bytes)} ${units[unit]}`;
+  return `${short.format(bytes)}\u00a0${units[unit]}`;
 }
 
 // The document: make it once, then write only what differs.
