@@ -277,10 +277,17 @@ def _listeners(listeners: list[dict[str, Any]], width: int, few: int) -> list[Re
             Text(f"{each['connections']:,}{f' of {limit:,}' if limit else ''} clients"),
             Text(f"{history[-1]:,.0f} {what}" if history else ""),
             spark(history, max(history, default=0)),
-            Text(f"▲ {clean(each['paused'])}" if each.get("paused") else "", "yellow"),
+            _why_not(each),
         ]
         rows.append(_without(row, 4 if width < WIDE else None, 1 if width < NARROW else None))
     return [*parts, *lines(rows, width)]
+
+
+def _why_not(listener: dict[str, Any]) -> Text:
+    """Why it does not accept; empty: it does."""
+    if listener.get("draining"):
+        return Text("◐ draining", "blue")
+    return Text(f"▲ {clean(listener['paused'])}" if listener.get("paused") else "", "yellow")
 
 
 # Clusters.

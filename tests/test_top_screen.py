@@ -269,6 +269,13 @@ class PartTests(SynchronousTestCase):
             self.assertEqual(forecast(budget(forecast_seconds=left, free=free)), text)
         self.assertEqual(len({sign for _, sign, _ in LEVELS.values()}), len(LEVELS))
 
+    def test_a_listener_that_ends(self) -> None:
+        out = io.StringIO()
+        what = state(listeners=[listener(), listener(draining=True, paused="it ends")])
+        Console(file=out, width=100, color_system=None).print(screen(what, 100))
+        self.assertEqual(out.getvalue().count("front"), 2)
+        self.assertIn("1,234 requests/s  ◐ draining\n", out.getvalue())
+
     def test_conditions(self) -> None:
         for changed, text in (
             ({}, "✓ up, healthy"),

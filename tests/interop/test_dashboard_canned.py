@@ -161,6 +161,24 @@ class CannedTests(TestCase):
 
         return self.look(state(budgets=calm), talk)
 
+    def test_a_listener_that_ends_beside_its_heir(self):
+        """Both are shown, and know their own bytes."""
+        (front,) = state()["listeners"]
+
+        def talk(page: Page) -> None:
+            self.assertEqual(self.text(page, "#listeners h3"), ["front", "front"])
+            self.assertEqual(self.text(page, "#listeners .badge"), ["accepting", "draining"])
+            self.tell(of(10.0, 6000, 0))
+            page.until("document.querySelector('#listeners').innerText.includes('in 600\u00a0B/s')")
+            self.assertIn("in 0\u00a0B/s", self.text(page, "#listeners .card")[1])
+
+        def of(time: float, first: int, second: int) -> dict[str, Any]:
+            traffic = [{"requests": 1, "bytes_up": up, "bytes_down": 0} for up in (first, second)]
+            ends = front | {"draining": True, "traffic": traffic[1]}
+            return state(time=time, listeners=[front | {"traffic": traffic[0]}, ends])
+
+        return self.look(of(0.0, 0, 0), talk)
+
     def test_focus_stays(self):
         """A row that gets another place takes the focus along."""
         rows = [backend(f"10.1.0.{at}:80") for at in (1, 2, 3)]

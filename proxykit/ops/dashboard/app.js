@@ -2,7 +2,7 @@
 
    draw.js has what it is drawn with, views.js what a budget, a listener and a cluster look like. */
 
-import { Some, has, number, quick, say, search, show, some, span } from "./draw.js";
+import { Some, has, keyed, number, quick, say, search, show, some, span } from "./draw.js";
 import {
   FEW, LEVELS, byScarcity, forecast, level, makeBudget, makeCluster, makeListener, matching, takes, way,
 } from "./views.js";
@@ -17,8 +17,8 @@ const here = new URL(location.pathname, location.origin);
 /* The last event and when it came (ms); what was said before of levels and of bytes. */
 let last = null;
 let at = 0;
-const levels = new Map();
-const bytes = new Map();
+let levels = new Map();
+let bytes = new Map();
 
 const lists = Object.fromEntries(
   Object.entries({ budgets: makeBudget, listeners: makeListener, clusters: makeCluster }).map(
@@ -42,7 +42,7 @@ function render() {
   show($("draining"), last.draining);
 
   const scarce = budgets.filter((each) => has(way(each), ...LEVELS[level(each)] || [])).sort(byScarcity);
-  lists.budgets.update(scarce.map((each) => [`${each.protocol} ${way(each)}`, each]));
+  lists.budgets.update(keyed(scarce, (each) => `${each.protocol} ${way(each)}`));
   show($("budgets-none"), !budgets.length);
   const at = (kind) => budgets.filter((each) => level(each) === kind).length;
   const sums = ["empty", "low", "half", "ok"].map((kind) => [at(kind), LEVELS[kind][1]]);
@@ -52,11 +52,11 @@ function render() {
   if (document.title !== title) document.title = title;
 
   const heard = listeners.filter((each) => has(each.name, each.address, each.paused));
-  lists.listeners.update(heard.map((each) => [each.name, each]));
+  lists.listeners.update(keyed(heard, (each) => `${each.name} ${each.address}`));
   say($("listeners-sum"), some(listeners.length, "listener"));
 
   const found = clusters.filter((each) => has(each.name) || matching(each).length);
-  lists.clusters.update(found.map((each) => [each.name, each]));
+  lists.clusters.update(keyed(found, (each) => each.name));
   const backends = (of) => some(of.reduce((n, each) => n + matching(each).length, 0), "backend");
   say($("clusters-sum"), `${some(clusters.length, "cluster")}, ${backends(found)}`);
   say($("filter-found"), !search.text ? "" : [some(scarce.length, "budget"),
@@ -65,23 +65,26 @@ function render() {
 
 function rates(listeners, time) {
   /* Bytes per second, in and out, since the last event. */
-  for (const listener of listeners) {
+  const before = bytes;
+  bytes = new Map();
+  for (const [key, listener] of keyed(listeners, (each) => `${each.name} ${each.address}`)) {
     const { bytes_up: up = 0, bytes_down: down = 0 } = listener.traffic || {};
-    const last = bytes.get(listener.name);
-    bytes.set(listener.name, { time, up, down });
-    if (!last || time <= last.time) continue;
-    const per = (now, then) => Math.max(0, now - then) / (time - last.time);
-    listener.rates = [per(up, last.up), per(down, last.down)];
+    const former = before.get(key);
+    bytes.set(key, { time, up, down });
+    if (!former || time <= former.time) continue;
+    const per = (now, then) => Math.max(0, now - then) / (time - former.time);
+    listener.rates = [per(up, former.up), per(down, former.down)];
   }
 }
 
 function announce(budgets) {
   /* For who does not see the bars: a level that has changed. The first look is no news. */
+  const before = levels;
+  levels = new Map(budgets.map((each) => [way(each), level(each)]));
   for (const budget of budgets) {
-    const before = levels.get(way(budget));
-    levels.set(way(budget), level(budget));
-    if (before && before !== level(budget))
-      say($("news"), `Ports from ${way(budget)}: ${LEVELS[level(budget)]?.[1]}, ${forecast(budget)}`);
+    const [former, now] = [before.get(way(budget)), level(budget)];
+    if (former && former !== now)
+      say($("news"), `Ports from ${way(budget)}: ${LEVELS[now]?.[1]}, ${forecast(budget)}`);
   }
 }
 

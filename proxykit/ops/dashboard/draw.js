@@ -61,6 +61,18 @@ export function show(node, is) {
   if (node.hidden === is) node.hidden = !is;
 }
 
+export function keyed(items, key) {
+  /* Pairs for a List. Of several with one key, as of a listener that ends beside its heir, each has
+     its own. */
+  const seen = new Map();
+  return items.map((item) => {
+    const name = key(item);
+    const before = seen.get(name) || 0;
+    seen.set(name, before + 1);
+    return [before ? `${name} #${before + 1}` : name, item];
+  });
+}
+
 export class List {
   /* The children of one node, in an order, each known by its key. */
   constructor(node, build) {

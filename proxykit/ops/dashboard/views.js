@@ -1,7 +1,7 @@
 /* The three kinds of things that the dashboard shows: port budgets, listeners, clusters. */
 
 import {
-  Some, Spark, badge, cell, has, make, mark, number, quick, say, search, share, short, show, size, some,
+  Some, Spark, badge, cell, has, keyed, make, mark, number, quick, say, search, share, short, show, size, some,
   span, widen,
 } from "./draw.js";
 
@@ -121,10 +121,11 @@ export function makeListener() {
     make("div", "history", spark.node, rate), traffic, trouble);
 
   function update(listener) {
-    const { connections, max_connections: limit, paused, traffic: done = {} } = listener;
+    const { connections, draining, max_connections: limit, paused, traffic: done = {} } = listener;
     say(title, listener.name);
     say(where, listener.address || "takes over from other listeners");
-    badge(word, paused ? "warn" : "ok", paused ? "paused" : "accepting");
+    if (draining) badge(word, "note", "draining");
+    else badge(word, paused ? "warn" : "ok", paused ? "paused" : "accepting");
     say(held, `${number(connections)}${limit ? ` of ${number(limit)}` : ""} connections`);
     widen(used, limit ? connections / limit : 0);
     mark(bar, "aria-label", `Connections of ${listener.name}`);
@@ -266,7 +267,7 @@ export function makeCluster(first) {
     const found = matching(cluster);
     // What is wrong comes first; else as configured.
     const sorted = [...found.filter(isBad), ...found.filter((each) => !isBad(each))];
-    list.update(sorted.map((each) => [each.address, each]));
+    list.update(keyed(sorted, (each) => each.address));
   }
   return { node, update };
 }
