@@ -73,24 +73,30 @@ def good(made: Any) -> bytes:
     return made.toStr()  # type: ignore[no-any-return]
 
 
+def forged(made: Any) -> bytes:
+    """It leads elsewhere."""
+    made.answers[0].payload = dns.Record_A("10.0.0.66")
+    return made.toStr()  # type: ignore[no-any-return]
+
+
 def other_number(made: Any) -> bytes:
     made.id ^= 1
-    return good(made)
+    return forged(made)
 
 
 def other_question(made: Any) -> bytes:
     made.queries = [dns.Query("other.test", dns.A)]
-    return good(made)
+    return forged(made)
 
 
 def no_question(made: Any) -> bytes:
     made.queries = []
-    return good(made)
+    return forged(made)
 
 
 def a_question(made: Any) -> bytes:
     made.answer = 0
-    return good(made)
+    return forged(made)
 
 
 def cut_off(made: Any) -> bytes:
