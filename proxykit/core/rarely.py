@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from proxykit.model import address_text
+
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.logger import Logger
+
+    from proxykit.model import ConnInfo
 
 #: Seconds between two times that the same is said.
 SAY_AGAIN = 10.0
@@ -51,3 +55,12 @@ class Rarely:
         if kept_back is not None:
             more = f" (and {kept_back} like it before)" if kept_back else ""
             log.warn(text + "{more}", more=more, **values)
+
+    def warn_of(self, log: Logger, kind: str, info: ConnInfo, text: str, why: str) -> None:
+        """The same of a client's connection, whose name and address come first.
+
+        :param text: what is behind them; ``{why}`` in it: why.
+        """
+        client = address_text(info.client)
+        text = "{connection}: {client}" + text
+        self.warn(log, kind, text, connection=info.name, client=client, why=why)

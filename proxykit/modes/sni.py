@@ -20,7 +20,6 @@ from proxykit.core.rarely import Rarely
 from proxykit.core.routing import SniRouter
 from proxykit.core.stats import Hellos
 from proxykit.interfaces import IHandsOver, IMode
-from proxykit.model import address_text
 from proxykit.modes.sni_settings import CLOSE, REFUSE, SniSettings, check_sni
 from proxykit.modes.tcp import EARLY_BYTES, TcpFactory, TcpProtocol
 from proxykit.net.closing import Closing
@@ -262,14 +261,7 @@ class SniFactory(TcpFactory):
         """Count a connection that is not served; the log has the first of many."""
         self.stats.refused += 1
         self.hellos.count(reason)
-        self._rarely.warn(
-            self.log,
-            reason,
-            "{connection}: {client} refused: {why}",
-            connection=info.name,
-            client=address_text(info.client),
-            why=why,
-        )
+        self._rarely.warn_of(self.log, reason, info, " refused: {why}", why)
 
     def snapshot(self) -> dict[str, Any]:
         """See ``ISnapshot``."""

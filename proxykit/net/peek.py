@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from proxykit.core.rarely import Rarely
 from proxykit.interfaces import ISnapshot
-from proxykit.model import ConnInfo, address_text
+from proxykit.model import ConnInfo
 from proxykit.net.relay import has_shortcuts
 from proxykit.wire.proxyproto import LIMIT, HeaderReader, Malformed
 
@@ -58,14 +58,7 @@ class Headers:
         :param reason: one of a fixed set of words.
         """
         self.refused[reason] = self.refused.get(reason, 0) + 1
-        self._rarely.warn(
-            self._log,
-            reason,
-            "{connection}: {client} refused: {why}",
-            connection=info.name,
-            client=address_text(info.client),
-            why=why,
-        )
+        self._rarely.warn_of(self._log, reason, info, " refused: {why}", why)
 
     def lets_in(self, client: Any) -> bool:
         """Whether what connects may send a header; whoever may not is refused."""

@@ -13,7 +13,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.logger import Logger
 
 from proxykit.core.rarely import Rarely
-from proxykit.model import ConnInfo, TlsInfo, address_text
+from proxykit.model import ConnInfo, TlsInfo
 from proxykit.net.tls import Tls, Truncated
 
 if TYPE_CHECKING:
@@ -64,14 +64,7 @@ class Terminating:
     def count_failed(self, info: ConnInfo, reason: str) -> None:
         """One more that came to nothing; the log has the first of many."""
         self.failed[reason] = self.failed.get(reason, 0) + 1
-        self._rarely.warn(
-            self._log,
-            reason,
-            "{connection}: {client}: no TLS: {why}",
-            connection=info.name,
-            client=address_text(info.client),
-            why=reason,
-        )
+        self._rarely.warn_of(self._log, reason, info, ": no TLS: {why}", reason)
 
     def snapshot(self) -> dict[str, Any]:
         """For ``/api/listeners``."""

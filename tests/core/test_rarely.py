@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.logger import Logger, LogLevel, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxykit.core.rarely import SAY_AGAIN, Rarely
+from proxykit.model import ConnInfo
 
 
 class RarelyTests(SynchronousTestCase):
@@ -31,6 +33,17 @@ class RarelyTests(SynchronousTestCase):
         lines = [formatEvent(event) for event in events]
         self.assertEqual(lines, ["front: no", "front: no (and 1 like it before)"])
         self.assertEqual({event["log_level"] for event in events}, {LogLevel.warn})
+
+    def test_warn_of(self):
+        """Whose connection it is comes first."""
+        events = []
+        rarely, log = Rarely(Clock()), Logger(observer=events.append)
+        for number in (7, 8):
+            info = ConnInfo(number, "front", IPv4Address("TCP", "192.0.2.1", 4711))
+            rarely.warn_of(log, "a", info, " refused: {why}", "no {name}")
+        (event,) = events
+        self.assertEqual(formatEvent(event), "front #7: 192.0.2.1:4711 refused: no {name}")
+        self.assertEqual((event["connection"], event["why"]), ("front #7", "no {name}"))
 
     def test_each_kind_for_itself(self):
         rarely = Rarely(Clock())
