@@ -24,7 +24,7 @@ from proxykit.interfaces import IMode
 from proxykit.model import Address, Backend, Cluster, Config, Listener, SniRoute
 from proxykit.modes.sni_settings import SniSettings
 from proxykit.net.relay import has_shortcuts
-from proxykit.ops import service as service_module
+from proxykit.ops import building
 from proxykit.ops.service import ProxyService
 from tests.sockets import HOST, BackendServer, ClockedReactor, End, Proxy, reactor, until
 from tests.wire.hellos import alpn, body, extension, hello, message, records, sni, versions
@@ -106,7 +106,7 @@ def know_takers(test: TestCase) -> None:
     """From now on services know the mode ``taker``."""
     taker = Component("mode", "taker", f"{__name__}:TakerMode", "")
     test.patch(
-        service_module,
+        building,
         "components",
         lambda kind: components(kind) | ({"taker": taker} if kind == "mode" else {}),
     )

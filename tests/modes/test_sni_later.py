@@ -14,7 +14,7 @@ from proxykit.interfaces import IMode
 from proxykit.model import Config, Listener, SniRoute
 from proxykit.modes.sni_settings import SniSettings
 from proxykit.modes.tcp import EARLY_BYTES, TcpSettings
-from proxykit.ops import service as service_module
+from proxykit.ops import building
 from proxykit.ops.service import ProxyService
 from tests.http_sockets import quiet
 from tests.sni_sockets import HELLO, TakerMode, large, start_sni
@@ -55,7 +55,7 @@ class SniTests(TestCase):
 
     def test_a_mode_whose_routes_are_something_else(self) -> None:
         odd = Component("mode", "odd", f"{__name__}:OddMode", "")
-        self.patch(service_module, "components", lambda kind: components(kind) | {"odd": odd})
+        self.patch(building, "components", lambda kind: components(kind) | {"odd": odd})
         settings: Any = OddMode.settings()
         listener = Listener("x", "tcp:1", "odd", settings=settings)
         ProxyService(Clock()).apply(Config((listener,), ()))
