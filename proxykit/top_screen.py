@@ -153,12 +153,13 @@ def _shares(wanted: list[int], room: int | None) -> list[int]:
 
 
 def _head(state: dict[str, Any], width: int, away: str) -> list[Text]:
+    clients = sum(each["connections"] for each in state["listeners"])
     said = Text.assemble(
         ("proxykit", "bold"),
         f" {clean(state.get('version') or '')}".rstrip(),
         f"  up {span(state.get('uptime') or 0)}",
         f"  loop lag {quick(state.get('loop_lag_seconds'))}",
-        f"  {sum(each['connections'] for each in state['listeners']):,} clients",
+        f"  {_more(clients, clients, 'client')}",
     )
     if state.get("draining"):
         said.append("  draining: takes nothing new", "bold yellow")

@@ -123,7 +123,7 @@ export function makeListener() {
   function update(listener) {
     const { connections, draining, max_connections: limit, paused, traffic: done = {} } = listener;
     say(title, listener.name);
-    say(where, listener.address || "takes over from other listeners");
+    say(where, listener.address || (draining ? "closed" : "takes over from other listeners"));
     if (draining) badge(word, "note", "draining");
     else badge(word, paused ? "warn" : "ok", paused ? "paused" : "accepting");
     say(held, `${number(connections)}${limit ? ` of ${number(limit)}` : ""} connections`);
