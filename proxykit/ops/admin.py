@@ -6,9 +6,10 @@ What a request may and may not do stands in ``admin_access.py``, how requests co
 
 from __future__ import annotations
 
+import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -219,24 +220,32 @@ class Admin:
             self._history.note(service.accountant, service.listeners.values(), now)
         self._beats += 1
 
-    def _state(self) -> dict[str, Any]:
-        """All that an event says."""
+    def _state(self) -> str:
+        """All that an event says, as JSON on one line."""
         service, kept = self._service, self._history
-        return {
-            "time": round(time.time(), 3),
-            "uptime": round(service.deadlines.clock.seconds() - service.started, 3),
-            "version": __version__,
-            "draining": service.draining,
-            "listeners": [
-                {**each, "history": kept.listener(each["name"])} for each in self._listeners()
-            ],
-            "clusters": self._clusters(),
-            "budgets": [
-                {**budget.snapshot(), "history": kept.budget(budget.key)}
-                for budget in service.accountant
-            ],
-            "loop_lag_seconds": service.lag.last,
+        listeners = ((each, kept.listener(each["name"])) for each in self._listeners())
+        budgets = ((each.snapshot(), kept.budget(each.key)) for each in service.accountant)
+        parts = {
+            "time": _short(round(time.time(), 3)),
+            "uptime": _short(round(service.deadlines.clock.seconds() - service.started, 3)),
+            "version": _short(__version__),
+            "draining": _short(service.draining),
+            "listeners": _with_histories(listeners),
+            "clusters": _short(self._clusters()),
+            "budgets": _with_histories(budgets),
+            "loop_lag_seconds": _short(service.lag.last),
         }
+        return "{" + ",".join([f'"{name}":{text}' for name, text in parts.items()]) + "}"
+
+
+def _short(data: Any) -> str:
+    return json.dumps(data, separators=(",", ":"))
+
+
+def _with_histories(each: Iterable[tuple[dict[str, Any], str]]) -> str:
+    """A list of objects, each with its history, which is JSON already."""
+    objects = [_short(said)[:-1] + ',"history":' + text + "}" for said, text in each]
+    return f"[{','.join(objects)}]"
 
 
 def _done(request: AdminRequest, body: Any) -> None:

@@ -7,7 +7,6 @@ dropped. More than one event beyond what the transport takes is kept for nobody.
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -35,12 +34,12 @@ class Events:
     """Who listens, and the clock that they are served by.
 
     :param clock: tells the time, and runs the one timer.
-    :param state: gives what an event says, as plain data.
+    :param state: gives what an event says, as JSON on one line.
     :param beat: is called once a second, whether anybody listens or not.
     """
 
     def __init__(
-        self, clock: IReactorTime, state: Callable[[], Any], beat: Callable[[], object]
+        self, clock: IReactorTime, state: Callable[[], str], beat: Callable[[], object]
     ) -> None:
         self.clock = clock
         self._state = state
@@ -94,8 +93,7 @@ class Events:
         request.write(_RETRY + self._last)
 
     def _make(self, now: float) -> None:
-        text = json.dumps(self._state(), separators=(",", ":"))
-        self._last = b"event: state\ndata: %b\n\n" % text.encode()
+        self._last = b"event: state\ndata: %b\n\n" % self._state().encode()
         self._made = now
 
     def _tick(self) -> None:

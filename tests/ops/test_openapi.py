@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -164,7 +165,7 @@ class AnswerTests(AdminCase):
         end = await self.talk(b"GET /api/events HTTP/1.0\r\n\r\n")
         await end._until(lambda: end.received.endswith(b"}\n\n"))
         admin: Any = self.proxy.service._site.admin  # type: ignore[union-attr]
-        self.fits(admin._state(), self.root["components"]["schemas"]["State"])
+        self.fits(json.loads(admin._state()), self.root["components"]["schemas"]["State"])
 
     async def test_errors(self) -> None:
         backend = "/api/clusters/{name}/backends/{address}"
