@@ -82,7 +82,7 @@ def json_line(event: LogEvent) -> str | None:
         with suppress(Exception):
             made["error"] = _text(f"{qual(type(failure.value))}: {failure.getErrorMessage()}")
             made["traceback"] = _text(failure.getTraceback())
-    return json.dumps(made, separators=(",", ":")).replace("\x7f", "\\u007f") + "\n"
+    return json.dumps(made, separators=(",", ":")) + "\n"
 
 
 #: The formats, by the names that users have for them.
