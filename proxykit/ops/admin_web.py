@@ -337,6 +337,8 @@ class AdminSite(HTTPFactory):
             if idle is None:
                 channel.refuse(503, f"there are {CONNECTIONS} connections to the admin listener")
             else:
+                # It is gone at once here: more may come before the transport says so.
+                self.left(idle)
                 idle.abort()
         self._channels[channel] = None
 

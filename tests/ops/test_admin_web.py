@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, fail
 from proxykit.ops import admin_web
 from proxykit.ops.admin_web import BODY, DISCARDED, IDLE_TIMEOUT, REQUEST_TIMEOUT, SAFETY
 from tests.ops.admins import AdminCase
-from tests.sockets import End, until
+from tests.sockets import End, blocking, in_thread, read_all, until
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -226,6 +226,18 @@ class NumberTests(WebCase):
         await another._until(lambda: b'"ok"' in another.received)
         self.assertEqual([end.reason is None for end in ends], [False, True, True])
         self.assertTrue(await ends[0].lost())
+
+    async def test_many_at_once(self) -> None:
+        """In one turn of the reactor, before any that was aborted is gone."""
+        await self.start()
+        self.patch(admin_web, "CONNECTIONS", 3)
+        ends = [blocking(self, self.port) for _ in range(12)]
+        ends[-1].sendall(GET.replace(b"1.1", b"1.0"))
+        self.assertIn(b'"ok"', await in_thread(read_all, ends[-1]))
+        channels = list(self.site._channels)
+        self.assertEqual(len(channels), 2)
+        for end in ends[:9]:
+            self.assertRaises(ConnectionResetError, end.recv, 1)
 
     async def test_all_are_busy(self) -> None:
         await self.start()
