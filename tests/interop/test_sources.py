@@ -160,14 +160,11 @@ class ExampleTests(TestCase):
                     self.assertEqual(table[each.name], default)
 
     async def test_right(self) -> None:
-        directory = Path(self.mktemp())
-        directory.mkdir()
-        (directory / "backends.txt").write_text("127.0.0.1:9001\n")
         status, printed = await programs.run(
             self,
             [sys.executable, "-m", "proxykit", "check", str(EXAMPLES / "discover.toml")],
             env=programs.environment(),
-            cwd=directory,
+            cwd=programs.TREE,
         )
         self.assertEqual(
             (status, printed.partition("ok: ")[2]),
