@@ -14,7 +14,7 @@ ONE, TWO, THREE = backends(1, 1, 1)
 
 class ReconfigureTests(SynchronousTestCase):
     def setUp(self):
-        self.house = House(ONE, TWO)
+        self.house = House(ONE, TWO, slow_start=0.0)
         self.web = self.house.web
 
     def reconfigure(self, *config, make=LeastConnections, **settings):
