@@ -164,17 +164,37 @@ _CONNECTION = table(
     client=_said("its address", _TEXT),
 )
 
+_REASON: dict[str, Any] = {
+    "reason": _said("one of a fixed set of names", _TEXT),
+    "why": _said("the same as a sentence", _TEXT),
+    "advice": _said("what would change it", _or_null(_TEXT)),
+}
+
 _EXPLANATION = {
     "allOf": [
         ref("Connection"),
         table(
             "why it shares a connection to a backend with others, or does not",
-            {"used": _said("how many requests that had served before", _COUNT)},
+            {
+                "used": _said("how many requests that had served before", _COUNT),
+                "full": _said("what it waits for: what there is none of", _TEXT),
+                "reused": _said("mode http: its requests on connections of others, too", _COUNT),
+                "own": _said("mode http: its other requests, by why they had another", _COUNTS),
+                "not_kept": _said("mode http: connections of no use after them, by why", _COUNTS),
+                "last": _or_null(
+                    table(
+                        "mode http: the last request that had a connection to a backend",
+                        shared=_FLAG,
+                        not_kept=_said(
+                            "why nobody else could have that afterwards", _or_null(table(**_REASON))
+                        ),
+                        **_REASON,
+                    )
+                ),
+            },
             kind=_said("l4, l7, or null: nobody knows", _or_null(_TEXT)),
             shared=_said("null: there is nothing to be shared yet", _or_null(_FLAG)),
-            reason=_said("one of a fixed set of names", _TEXT),
-            why=_said("the same as a sentence", _TEXT),
-            advice=_said("what would change it", _or_null(_TEXT)),
+            **_REASON,
         ),
     ]
 }
