@@ -102,6 +102,18 @@ class CheckTests(HealthTestCase):
         self.assertEqual(self.usable(), [1, 2, 3, 4])
         self.assertEqual((self.shown()["health"], self.shown()["why"]), ("unknown", None))
 
+    def test_skipped(self):
+        """Why there is no answer is shown, unless there is something worse to show."""
+        self.a.standing.skipped("no port")
+        self.assertEqual(
+            (self.shown()["health"], self.shown()["why"]), ("unknown", "not checked: no port")
+        )
+        self.check(False)
+        self.a.standing.skipped("no port")
+        self.assertEqual(self.shown()["why"], "refused")
+        self.check(True)
+        self.assertIsNone(self.shown()["why"])
+
     def test_without_settings_there_are_the_defaults(self):
         self.use()
         self.check(False, False)
@@ -360,10 +372,14 @@ class EjectTests(HealthTestCase):
         self.assertEqual(len(self.house.deadlines), 2)
         self.web.rest()
         self.assertEqual(len(self.house.deadlines), 0)
+        self.assertEqual(self.usable(), [1, 2, 3, 4])
         self.answer(3, 500)
         self.web.set_state(address(2), "down")
         self.web.set_state(address(2), "up")
         self.assertEqual(len(self.house.deadlines), 0)
+        self.web.go_on()
+        self.answer(3, 500)
+        self.assertEqual(self.usable(), [1, 2, 4])
 
     def test_other_settings(self):
         self.use(eject=Eject(failures=5))

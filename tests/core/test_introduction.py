@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxykit.core.introduction import introduction, introductions
+from proxykit.core.introduction import introduction, introductions, own_introduction
 from proxykit.model import ConnInfo
 from proxykit.wire.proxyproto import Endpoint, Header, HeaderReader
 
@@ -35,6 +35,15 @@ def info(client: Any, server: Any, tlvs: Any = ()) -> ConnInfo:
 def block(family: int, body: bytes) -> bytes:
     """Version 2, PROXY, STREAM."""
     return SIGNATURE + struct.pack("!BBH", 0x21, family << 4 | 1, len(body)) + body
+
+
+class OwnTests(SynchronousTestCase):
+    """A connection that is for nobody."""
+
+    def test_versions(self) -> None:
+        self.assertEqual(own_introduction(""), b"")
+        self.assertEqual(own_introduction("v1"), b"PROXY UNKNOWN\r\n")
+        self.assertEqual(own_introduction("v2"), b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0")
 
 
 class IntroductionTests(SynchronousTestCase):
