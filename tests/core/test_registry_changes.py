@@ -61,7 +61,8 @@ class ReconfigureTests(SynchronousTestCase):
     def test_another_balance(self):
         """Only those that could take one more are known to it."""
         self.web.set_state(address(1), "drain")
-        self.reconfigure(ONE, TWO, THREE, make=RoundRobin, balance="round-robin")
+        settings = {"balance": "round-robin", "slow_start": 0.0}
+        self.reconfigure(ONE, TWO, THREE, make=RoundRobin, **settings)
         self.assertIsInstance(self.web._used.balancer, RoundRobin)
         got = [str(self.web.pick("c", set()).address) for _ in range(4)]
         self.assertEqual(sorted(got), ["10.0.0.2:80"] * 2 + ["10.0.0.3:80"] * 2)
