@@ -226,6 +226,11 @@ class Page(_Session):
         """The addresses of all requests that it made."""
         return [each["request"]["url"] for each in self._told("Network.requestWillBeSent")]
 
+    def posted(self) -> list[str]:
+        """The bodies of those that had one."""
+        requests = [each["request"] for each in self._told("Network.requestWillBeSent")]
+        return [each["postData"] for each in requests if "postData" in each]
+
     def complaints(self) -> list[str]:
         """What went wrong: errors in the console, exceptions, what the policy has forbidden."""
         bad = ("error", "warning", "assert")

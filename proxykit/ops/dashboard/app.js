@@ -158,7 +158,9 @@ document.addEventListener("ask", ({ detail }) => {
 });
 
 $("ask").addEventListener("close", () => {
-  if ($("ask").returnValue === "yes") change(asked);
+  const what = asked;
+  asked = null;
+  if (what && $("ask").returnValue === "yes") change(what);
 });
 
 async function change({ cluster, backend, to }) {
@@ -184,7 +186,10 @@ async function change({ cluster, backend, to }) {
   }
 }
 
-for (const id of ["said", "failed"]) $(id).addEventListener("click", () => say($(id), ""));
+for (const id of ["said", "failed"]) {
+  $(id).addEventListener("click", () => say($(id), ""));
+  document.addEventListener("keydown", ({ key }) => key === "Escape" && say($(id), ""));
+}
 document.querySelector(".filter").addEventListener("submit", (event) => event.preventDefault());
 $("filter").addEventListener("input", render);
 connect();
