@@ -25,9 +25,7 @@ def _said(text: str, kind: Schema) -> Schema:
 
 
 def _or_null(kind: Schema) -> Schema:
-    if isinstance(kind.get("type"), str):
-        return {**kind, "type": [kind["type"], "null"]}
-    return {"anyOf": [kind, {"type": "null"}]}
+    return {**kind, "type": [kind["type"], "null"]}
 
 
 def list_of(kind: Schema) -> Schema:

@@ -91,7 +91,7 @@ class RefusedTests(WebCase):
         await until(lambda: channel.requests and channel.requests[0]._size == DISCARDED)
         self.assertLessEqual(len(channel.requests[0].content.getvalue()), BODY)
         self.assertEqual(bytes(end.received), b"")
-        end.send(chunk)
+        end.send(b"1\r\nx\r\n0\r\n\r\n")
         self.refused(await self.closed(end), 413, "longer than 65536 bytes")
 
     async def test_forms_are_not_looked_at(self) -> None:
