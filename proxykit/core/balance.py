@@ -135,6 +135,9 @@ class LeastConnections(_HeapPolicy):
             # As long as it was alone nobody looked at its load.
             for other in tuple(self._last):
                 self._place(other)
+        due = self._due.get(backend)
+        if due is not None:  # Its weight may have grown since: then its turn is not as far off.
+            self._due[backend] = min(due, self._now + 1.0 / backend.weight)
         self._place(backend)
 
     def forget(self, backend: BackendState) -> None:

@@ -68,6 +68,16 @@ class ShareTests(SynchronousTestCase):
             # The sum of share / (1 + share), eleven times each: 39.
             self.assertTrue(30 <= got <= 48, (policy, got))
 
+    def test_a_turn_that_was_far_off(self):
+        """It has had one as a light one; as a heavier one it need not wait as long for the next."""
+        for policy in (RoundRobin, LeastConnections):
+            self.use(policy)
+            self.web.weigh(self.a, 0.1)
+            while self.web.pick("c", set()) is not self.a:
+                pass
+            self.web.weigh(self.a, 1.0)
+            self.assertIn(self.a, [self.web.pick("c", set()) for _ in range(3)])
+
     def test_by_source(self):
         """Clients stay where they are."""
         self.use(SourceHash)
