@@ -70,6 +70,7 @@ max_connections = {self.most}
 queue = 100000
 queue_timeout = 60
 pool.idle_timeout = {idle}
+retry_budget = 1
 [[listeners]]
 listen = "tcp:{self.port}"
 mode = "{self.mode}"
@@ -159,7 +160,9 @@ def run(bench: Bench, progress: Progress) -> Result:
                  "answered on a new connection"),
                 events,
                 notes=["Under way are GETs on connections that had served before: at L7 such a"
-                       " request may be asked again, of another backend."],
+                       " request may be asked again, of another backend (here all of them may, by"
+                       " retry_budget = 1; by default one in five). A proxy that is restarted lets"
+                       " what is under way come to its end (drain_timeout)."],
             ),
             Table(
                 f"How long the state of clients that say nothing is kept (timeout: {IDLE} s)",
