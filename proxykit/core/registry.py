@@ -143,8 +143,6 @@ class ClusterState:
         """
         slowly = slowly and self.well > 0
         wanted = {backend.address: backend for backend in (*self.found, *self.config.backends)}
-        for address in [address for address in self.backends if address not in wanted]:
-            self.remove(address)
         for address, config in wanted.items():
             backend = self.backends.get(address)
             if backend is None:
@@ -155,6 +153,9 @@ class ClusterState:
                 backend.config, backend.weight = config, config.weight * backend.share
                 backend.tier = self._backup if config.backup else self._used
                 self._enter(backend)
+        # Last, so that those who wait are never told that there is nobody left.
+        for address in [address for address in self.backends if address not in wanted]:
+            self.remove(address)
 
     def set_state(self, address: Address, state: State) -> None:
         """Drain a backend, take it down, or bring it up again.

@@ -108,6 +108,18 @@ class DiscoveredTests(SynchronousTestCase):
         self.assertEqual(list(house.web.backends), [address(3)])
 
 
+    def test_all_others(self):
+        """Who waits for one of the former goes to one of the new."""
+        house = House(ONE, max_connections=1)
+        house.flow.upstream(house.choice())
+        waiting = house.choice()
+        house.flow.upstream(waiting)
+        self.assertTrue(waiting.waiting)
+        house.web.reconfigure(evolve(house.web.config, backends=(TWO,)), LeastConnections)
+        self.assertFalse(waiting.waiting)
+        self.assertIs(waiting.attempt.backend, house.state(2))
+
+
 class RemoveTests(SynchronousTestCase):
     def test_a_cluster(self):
         house = House(ONE, TWO)
