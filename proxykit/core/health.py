@@ -68,6 +68,7 @@ class Standing:
         "_deadlines",
         "_ended",
         "_lasted",
+        "_on_trial",
         "_run",
         "_since",
         "_slow",
@@ -94,6 +95,8 @@ class Standing:
         self._ended = self._lasted = 0.0
         self._until = 0.0
         self._back: Deadline | None = None
+        # Whether it has come back by itself, and has not shown yet that it can do its work.
+        self._on_trial = False
         # Of the slow start.
         self._since = 0.0
         self._step: Deadline | None = None
@@ -163,6 +166,7 @@ class Standing:
     def answered(self, status: int, seconds: float) -> None:
         """It has answered something of note, or whatever it was after such."""
         self._bad = self._bad + 1 if status in FAILURES else 0
+        self._on_trial = self._on_trial and self._bad > 0
         self._note_time(seconds)
         if self._bad:
             self._count_failures(f"it answered {status}")
@@ -176,6 +180,7 @@ class Standing:
     def works(self) -> None:
         """It has served, after failures."""
         self._bad = 0
+        self._on_trial = False
         self._watch()
 
     def _note_time(self, seconds: float) -> None:
@@ -186,13 +191,16 @@ class Standing:
     def _watch(self) -> None:
         """Say which answers are worth looking at: mostly none."""
         limit = self._backend.cluster.config.eject.slower_than
-        self._backend.notable = ALWAYS if self._bad or self._slow else limit or NEVER
+        noted = self._bad or self._slow or self._on_trial
+        self._backend.notable = ALWAYS if noted else limit or NEVER
 
     reconfigured = _watch
 
     def _count_failures(self, why: str) -> None:
         limit = self._backend.cluster.config.eject.failures
-        if limit and self._bad >= limit:
+        if limit and self._on_trial:
+            self._eject(f"it failed again at once: {why}")
+        elif limit and self._bad >= limit:
             self._eject(f"{self._bad} failures in a row, the last: {why}")
 
     def _count_slow(self, seconds: float) -> None:
@@ -221,11 +229,15 @@ class Standing:
 
     def _return(self) -> None:
         self._end_ejection()
+        # It is most likely what it was before, and each try costs somebody time, or an answer.
+        self._on_trial = True
+        self._watch()
         self._say("back after {seconds:g} s", seconds=self._lasted)
         self._judge()
 
     def _end_ejection(self) -> None:
         self._bad = self._slow = 0
+        self._on_trial = False
         self._watch()
         if self._back is not None:
             self._back.cancel()

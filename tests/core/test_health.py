@@ -262,9 +262,31 @@ class EjectTests(HealthTestCase):
         self.assertEqual((self.shown()["ejected_seconds"], self.shown()["why"]), (None, None))
         self.assertEqual(len(self.house.deadlines), 0)
 
-    def test_a_new_row_after_that(self):
-        self.use(eject=Eject(failures=2))
-        self.answer(1, 500, 2)
+    def test_on_trial_after_that(self):
+        """The first failure is enough, whatever kind it is, until it has done its work once."""
+        for fails in (lambda: self.answer(1, 500), lambda: self.a.failed("refused")):
+            self.use(eject=Eject(failures=3))
+            self.answer(1, 500, 3)
+            self.later(12)
+            (line,) = [each for each in self.said(fails) if "ejected" in each]
+            self.assertIn("ejected for 20 s: it failed again at once: ", line)
+            self.assertNotIn(1, self.usable())
+
+    def test_a_new_row_once_it_works(self):
+        for works in (lambda: self.answer(1, 200), lambda: self.a.works()):
+            self.use(eject=Eject(failures=2))
+            self.answer(1, 500, 2)
+            self.later(12)
+            works()
+            self.answer(1, 500)
+            self.assertIn(1, self.usable())
+            self.answer(1, 500)
+            self.assertNotIn(1, self.usable())
+
+    def test_on_trial_where_failures_are_fine(self):
+        """It was ejected for being slow."""
+        self.use(eject=Eject(failures=0, slower_than=1.0, slow=1))
+        self.answer(1, 200, seconds=2.0)
         self.later(12)
         self.answer(1, 500)
         self.assertIn(1, self.usable())

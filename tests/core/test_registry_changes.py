@@ -107,7 +107,6 @@ class DiscoveredTests(SynchronousTestCase):
         house.web.discovered(())
         self.assertEqual(list(house.web.backends), [address(3)])
 
-
     def test_all_others(self):
         """Who waits for one of the former goes to one of the new."""
         house = House(ONE, max_connections=1)
