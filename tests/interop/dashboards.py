@@ -42,6 +42,7 @@ max_connections = 500
 
 
 class Case(TestCase):
+    skip = programs.TWICE
     timeout = 120
 
     @inlineCallbacks

@@ -34,6 +34,10 @@ TREE = Path(__file__).resolve().parents[2]
 #: Seconds. Long enough for a busy machine; a test that meets it has failed.
 DEADLINE = 30.0
 
+#: Why a test is left out where trial runs on the proxykit reactor: what it tries are processes of
+#: their own, which are on that one anyhow.
+TWICE = "it is run with the default reactor" if hasattr(reactor, "binds_late") else None
+
 #: twistd without its script, which is elsewhere in every installation. -P: the working directory
 #: is no place to import from.
 TWISTD = ("-P", "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile=")

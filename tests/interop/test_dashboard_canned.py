@@ -17,6 +17,7 @@ from twisted.web.server import NOT_DONE_YET, Site
 from proxykit.ops.pages import INDEX, pages
 from tests.interop import chromium
 from tests.interop.chromium import Page
+from tests.interop.programs import TWICE
 from tests.sockets import HOST, in_thread
 from tests.test_top_screen import BUSY, backend, budget, cluster, state
 
@@ -71,6 +72,7 @@ class Canned(Resource):
 
 
 class CannedTests(TestCase):
+    skip = TWICE
     timeout = 120
 
     @inlineCallbacks

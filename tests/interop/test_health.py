@@ -64,6 +64,7 @@ def fetch(port: int, count: int, path: str = "/") -> list[tuple[int, str | None,
 class HealthTests(TestCase):
     """Two or three nginx, each on a port of its own."""
 
+    skip = programs.TWICE
     timeout = 120
 
     @inlineCallbacks

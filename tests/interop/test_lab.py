@@ -31,13 +31,9 @@ RUNNING = ("proxykit.lab.origin", "--config", "proxykit.lab.clients")
 _numbers = itertools.count(1)
 
 
-#: It is a process of its own, whatever reactor the tests run on.
-TWICE = "it is run with the default reactor" if hasattr(reactor, "binds_late") else None
-
-
 class LabTests(TestCase):
     timeout = 120
-    skip = TWICE
+    skip = programs.TWICE
 
     def setUp(self):
         for name in PROGRAMS:

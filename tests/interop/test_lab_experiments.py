@@ -12,7 +12,7 @@ from proxykit.lab import command, loads
 from proxykit.lab.experiments import EXPERIMENTS, forecast, sharing, stateful, time_wait
 from proxykit.lab.programs import LabError
 from tests.interop import programs
-from tests.interop.test_lab import TWICE
+from tests.interop.programs import TWICE
 
 PROGRAMS = ("ip", "nsenter", "setpriv", "ss", "unshare")
 

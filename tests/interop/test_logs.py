@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.trial.unittest import TestCase
 
-from tests.interop.programs import TWISTD, Child, environment, free_port
+from tests.interop.programs import TWICE, TWISTD, Child, environment, free_port
 from tests.sockets import in_thread, until
 
 HOST = "127.0.0.1"
@@ -85,6 +85,7 @@ def talk(port: int, data: bytes = b"") -> bytes:
 
 
 class LogTests(TestCase):
+    skip = TWICE
     timeout = 120
 
     async def start(self, *arguments: str, file: str = FILE) -> Child:

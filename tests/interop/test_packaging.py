@@ -160,6 +160,7 @@ class Environment:
 
 
 class PackagingTests(TestCase):
+    skip = programs.TWICE
     timeout = 300
 
     @inlineCallbacks

@@ -46,6 +46,8 @@ _NGINX = 'server { listen 127.0.0.1:PORT; location / { return 200 "hello"; } }'
 
 
 class ScrapeTests(TestCase):
+    skip = programs.TWICE
+
     @inlineCallbacks
     def start(self) -> Any:
         """A service with a listener of each mode; gives the ports by their names."""
@@ -153,6 +155,8 @@ class ScrapeTests(TestCase):
 
 
 class RulesTests(TestCase):
+    skip = programs.TWICE
+
     @inlineCallbacks
     def promtool(self, *arguments: str) -> Any:
         """What it says; it must not complain."""

@@ -15,7 +15,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
-from tests.interop.programs import TWISTD, Child
+from tests.interop.programs import TWICE, TWISTD, Child
 from tests.sockets import HOST, blocking, start_backend, until
 
 FILE = """
@@ -34,6 +34,7 @@ LISTENS = r"raw: listening on 127\.0\.0\.1:(\d+)"
 class SignalTests(TestCase):
     """twistd ends by the signal that it was told to end by, as a shell or systemd expects."""
 
+    skip = TWICE
     timeout = 60
 
     async def start(self, *, drain: float = 30.0, listen: str = f"tcp:0:interface={HOST}",

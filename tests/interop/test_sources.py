@@ -67,6 +67,7 @@ class _Says(Resource):
 
 
 class SourceTests(TestCase):
+    skip = programs.TWICE
     timeout = 120
 
     async def backend(self, name: str) -> int:
@@ -144,6 +145,7 @@ class SourceTests(TestCase):
 
 
 class ExampleTests(TestCase):
+    skip = programs.TWICE
     timeout = 60
 
     async def test_every_key(self) -> None:
