@@ -158,7 +158,8 @@ class RealTests(SynchronousTestCase):
         self.assertGreater(len(reads), 2)
         self.assertLess(max(map(len, reads)), 600)
         where = way(FOUR, FOUR, server.getsockname()[1])[0]
-        seen = [row[1] for read in reads for row in read if row[2] == where]
+        # Somebody who had the server's port before may have left connections to it that rest.
+        seen = [row[1] for read in reads for row in read if row[2] == where and row[1] in ports]
         self.assertEqual(len(seen), 300)
         self.assertEqual(set(seen), ports)
 
