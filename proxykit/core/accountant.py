@@ -160,6 +160,24 @@ class Lease:
         self.use = use
 
 
+class CheckLease(Lease):
+    """The lease of a health check: it is none of the backend's ``max_connections``."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, accountant: Accountant, budget: Budget | None, backend: BackendState
+    ) -> None:
+        super().__init__(accountant, budget, backend)
+        backend.checking += 1
+
+    def release(self) -> None:
+        """See ``Lease.release``."""
+        if self.use is not Use.RELEASED:
+            self._backend.checking -= 1
+        super().release()
+
+
 @implementer(IAccountant)
 class Accountant:
     """See ``IAccountant``.
@@ -209,7 +227,7 @@ class Accountant:
     def lease(self, backend: BackendState, beyond: bool = False) -> Lease | Full:
         """See ``IAccountant.lease``."""
         limit = backend.cluster.config.max_connections
-        if backend.connections >= limit and not beyond:
+        if backend.connections - backend.checking >= limit and not beyond:
             return Full(f"{backend.address} has all of its {limit} connections (max_connections)")
         try:
             budget = None if backend.address.is_unix else self._page(backend)
@@ -224,7 +242,7 @@ class Accountant:
                 each.refused.setdefault(backend)
                 self._will_ripen(each)
             return Full(none_left(backend.pages), ports=True)
-        return Lease(self, budget, backend)
+        return (CheckLease if beyond else Lease)(self, budget, backend)
 
     def _page(self, backend: BackendState) -> Budget:
         """The page with the most free ports of those that this backend may use."""
@@ -305,7 +323,9 @@ class Accountant:
         for key, budget in tuple(self._budgets.items()):
             wanted = key.source in self.addresses  # from there to anywhere
             if key.destination:
-                wanted = Address(key.destination, key.port) in addresses
+                address = Address(key.destination, key.port)
+                sources = self._bound(address) or (key.source,)
+                wanted = address in addresses and key.source in sources
             if not (wanted or budget.used):
                 budget.dropped = True
                 del self._budgets[key]

@@ -27,7 +27,8 @@ class BackendState:
     """One backend at run time.
 
     :ivar in_flight: requests or L4 connections that it serves now, those being connected included.
-    :ivar connections: sockets that are connected to it or being connected.
+    :ivar connections: sockets that are connected to it or being connected; ``checking``: those of
+        them that are of health checks.
     :ivar failures: failed attempts since the start; ``failing``: those since the last success.
     :ivar served: attempts that succeeded, since the start.
     :ivar full: what there is none of, while it is full.
@@ -37,6 +38,7 @@ class BackendState:
 
     __slots__ = (
         "address",
+        "checking",
         "closed_first",
         "cluster",
         "config",
@@ -69,6 +71,7 @@ class BackendState:
         self.tier = tier
         self.in_flight = 0
         self.connections = 0
+        self.checking = 0
         self.failures = 0
         self.failing = 0
         self.served = 0

@@ -82,12 +82,13 @@ class ClusterState:
             # Its attempts and leases hold on to the former object: that one comes back.
             former.config, former.weight, former.tier = config, config.weight, tier
             former.removed, former.state, former.full = False, "up", None
+            former.shelf = None  # What lies there is to be closed; on a new look it is not.
             former.standing.begin_anew()
             backend = former
         self.backends[config.address] = backend
+        self._enter(backend)
         if slowly:
             backend.standing.start_slowly()
-        self._enter(backend)
         if self.follower is not None:
             self.follower.came(backend)
         return backend
@@ -127,11 +128,11 @@ class ClusterState:
                 if backend.usable and backend.full is None:
                     backend.tier.balancer.add(backend)
         for backend in self.backends.values():
-            # It may have had max_connections; and its shelf is for the former settings.
-            backend.shelf = None
+            backend.shelf = None  # It is for the former settings.
             backend.standing.reconfigured()
-            backend.wake()
         self._update()
+        for backend in tuple(self.backends.values()):
+            backend.wake()  # It may have had max_connections, of which there are more now.
         self._look_around()
         if self.follower is not None:
             self.follower.changed()
@@ -168,9 +169,9 @@ class ClusterState:
         backend = self.backends[address]
         self._leave(backend)
         before, backend.state = backend.state, state
+        self._enter(backend)
         if before == "down" and state == "up" and backend.well:
             backend.standing.start_slowly()
-        self._enter(backend)
 
     def set_well(self, backend: BackendState, well: bool) -> None:
         """Its health has changed; see ``Standing``."""

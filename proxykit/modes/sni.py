@@ -137,13 +137,21 @@ class SniProtocol(TcpProtocol):
         self._early = [self._read().received]
         hello, info = self.hello, self.info
         if hello is not None and hello.server_name is not None:
-            config = self.factory.flow.registry.cluster(cluster).config
-            if config.proxy_protocol == "v2" and all(kind != AUTHORITY for kind, _ in info.tlvs):
+            wants = self._wants_names(cluster)
+            if wants and all(kind != AUTHORITY for kind, _ in info.tlvs):
                 name = AUTHORITY, hello.server_name.encode("ascii")
                 self.info = evolve(info, tlvs=(*info.tlvs, name))
         if self.received >= EARLY_BYTES:
             self.transport.pauseProducing()
         self._connect_to(cluster)
+
+    def _wants_names(self, cluster: str) -> bool:
+        """Whether its backends are told which name was asked for."""
+        try:
+            config = self.factory.flow.registry.cluster(cluster).config
+        except KeyError:
+            return False  # It is gone, as will be said.
+        return config.proxy_protocol == "v2"
 
     def _hand_over(self, listener: str, received: bytes) -> None:
         self._read()

@@ -128,7 +128,7 @@ class Listener(Factory):
         """
 
         def listening(port: Any) -> IListeningPort:
-            self._port = port
+            self._port, self.paused = port, ""
             listening = getattr(port, "socket", None)
             if listening is not None and listening.family in (socket.AF_INET, socket.AF_INET6):
                 # Each accepted socket has what the listening one has.
@@ -146,6 +146,8 @@ class Listener(Factory):
             self._log.info(
                 "{listener}: listening on {address}", listener=self.name, address=self.address
             )
+            if len(self.connections) >= self._limit:
+                self._pause(self._full)  # They are from before it stopped listening.
             made: IListeningPort = port
             return made
 

@@ -27,10 +27,10 @@ from proxykit.errors import ProxyError, Retry, Side
 from proxykit.interfaces import IConnector
 from proxykit.model import PoolKey
 from proxykit.net.opening import Opening
-from proxykit.net.shelf import Counts, Pooled, Shelf, strike
+from proxykit.net.shelf import Counts, Pooled, Shelf, strike, why_own
 
 if TYPE_CHECKING:
-    from proxykit.core.choice import Attempt, Choice
+    from proxykit.core.choice import Attempt
     from proxykit.core.deadlines import Deadlines
     from proxykit.core.registry import BackendState
     from proxykit.model import Address, ConnInfo
@@ -95,7 +95,7 @@ class Pool:
             ):
                 self._take(connection, attempt)
                 return True
-        opening = Opening(self, shelf, attempt, said, _why_own(shelf, choice, free))
+        opening = Opening(self, shelf, attempt, said, why_own(shelf, choice, free))
         got = self._connector.attempt(opening)  # type: ignore[arg-type]
         if isinstance(got, Full):
             if free and not choice.fresh:
@@ -200,19 +200,27 @@ class Pool:
                 continue
             self._leave(shelf)
             if not (shelf in alive or shelf.pending or shelf.spare):
-                del self._shelves[key]
-                self._at[key.address].remove(shelf)
-                if not self._at[key.address]:
-                    del self._at[key.address]
-                self._former.setdefault(key.cluster, Counts()).add(shelf)
+                self._forget(shelf)
         clusters = {key.cluster for key in (*wanted, *self._shelves)}
         self._former = {name: each for name, each in self._former.items() if name in clusters}
+
+    def _forget(self, shelf: Shelf) -> None:
+        key = shelf.key
+        del self._shelves[key]
+        self._at[key.address].remove(shelf)
+        if not self._at[key.address]:
+            del self._at[key.address]
+        self._former.setdefault(key.cluster, Counts()).add(shelf)
 
     def _leave(self, shelf: Shelf) -> None:
         shelf.leaving = True
         for connection in tuple(shelf.free):
             if not connection.in_use:
                 self._close(connection, sharing.LEAVING)
+
+    def open(self) -> None:
+        """Keep connections again, after a ``close``."""
+        self._closed = False
 
     def close(self) -> Deferred[None]:
         """End all connections, those in use as well.
@@ -236,6 +244,11 @@ class Pool:
     def _shelf(self, backend: BackendState) -> Shelf:
         key = _key(backend)
         shelf = self._shelves.get(key)
+        if shelf is not None and shelf.leaving and shelf.backend is not backend:
+            # Its cluster was taken away, and there is one of that name again: what is in use there
+            # is none of this one's connections.
+            self._forget(shelf)
+            shelf = None
         if shelf is None:
             shelf = self._shelves[key] = Shelf(self, key, backend)
             self._at.setdefault(backend.address, []).append(shelf)
@@ -475,17 +488,3 @@ def _shown(shelves: list[Shelf], former: Counts) -> dict[str, Any]:
 def _key(backend: BackendState) -> PoolKey:
     cluster = backend.cluster.config
     return PoolKey(cluster.name, backend.address, "", cluster.tls, cluster.proxy_protocol)
-
-
-def _why_own(shelf: Shelf, choice: Choice, free: dict[Pooled, None]) -> str:
-    """Why a choice cannot have a connection that is there.
-
-    :param free: those that it could have, but for its own sake.
-    """
-    if not shelf.shares:
-        return sharing.POLICY
-    if choice.fresh:
-        return sharing.LOST
-    if free:
-        return sharing.STALE
-    return sharing.INTRODUCED if shelf.free else sharing.NONE_IDLE

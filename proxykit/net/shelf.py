@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from proxykit.core import sharing
 from proxykit.core.sharing import L7, REUSED, explained
 from proxykit.net.closing import resets
 
 if TYPE_CHECKING:
     from proxykit.core.accountant import Lease
-    from proxykit.core.choice import Attempt
+    from proxykit.core.choice import Attempt, Choice
     from proxykit.core.deadlines import Deadline
     from proxykit.core.registry import BackendState
     from proxykit.model import Pool as PoolConfig
@@ -151,3 +152,17 @@ def strike(named: dict[bytes, dict[Pooled, None]], connection: Pooled) -> None:
     del same[connection]
     if not same:
         del named[connection.introduction]
+
+
+def why_own(shelf: Shelf, choice: Choice, free: dict[Pooled, None]) -> str:
+    """Why a choice cannot have a connection that is there.
+
+    :param free: those that it could have, but for its own sake.
+    """
+    if not shelf.shares:
+        return sharing.POLICY
+    if choice.fresh:
+        return sharing.LOST
+    if free:
+        return sharing.STALE
+    return sharing.INTRODUCED if shelf.free else sharing.NONE_IDLE

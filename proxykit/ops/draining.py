@@ -35,10 +35,14 @@ class Draining:
         self._began = deadlines.clock.seconds()
         self._over: Deadline | None = None
         self._saying: Deadline | None = None
-        self._gone: Deferred[None] = Deferred()
+        self._waiting: list[Deferred[None]] = []
+        self._finished = False
 
     def begin(self) -> Deferred[None]:
-        """:returns: fires when there are no connections any more."""
+        """
+        :returns: see ``over``.
+        """
+        gone = self.over()
         empty = DeferredList([listener.drain() for listener in self._listeners])
         empty.addCallback(lambda _: self._finish())
         if self.left:
@@ -54,7 +58,16 @@ class Draining:
                 self._over = self._deadlines.add(self._seconds, self._too_late)
             else:
                 self.cut("drain_timeout is 0")
-        return self._gone
+        return gone
+
+    def over(self) -> Deferred[None]:
+        """Fires when there are no connections any more."""
+        waiter: Deferred[None] = Deferred()
+        if self._finished:
+            waiter.callback(None)
+        else:
+            self._waiting.append(waiter)
+        return waiter
 
     @property
     def left(self) -> int:
@@ -104,4 +117,7 @@ class Draining:
             name=self._name,
             seconds=self._deadlines.clock.seconds() - self._began,
         )
-        self._gone.callback(None)
+        self._finished = True
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.callback(None)

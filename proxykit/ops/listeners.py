@@ -138,7 +138,7 @@ class Listeners:
                 new.certificates.watch()
         for listener in prepared.gone:
             self._let_go(listener, config.drain_timeout)
-        self._keep_logs()
+        self.keep_logs()
 
     def _look(self, built: BuiltListener) -> None:
         """It is as it was, but for its files."""
@@ -175,9 +175,10 @@ class Listeners:
         if certificates is not None:
             certificates.stop()
         self.leaving.remove(listener)
-        self._keep_logs()
+        self.keep_logs()
 
-    def _keep_logs(self) -> None:
+    def keep_logs(self) -> None:
+        """Close the access logs that nobody writes to."""
         self._access_logs.keep_only(each.log for each in self._built.values() if each.log)
 
     def _hand_over(self, first: Any, name: str, received: bytes) -> None:
@@ -209,6 +210,7 @@ class Listeners:
         """Serve: ports are bound."""
         self._running = True
         for listener in self.named.values():
+            listener.draining = False
             if not self._built[listener].config.listen:
                 listener.doStart()  # as a port does
         for built in self._built.values():

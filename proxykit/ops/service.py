@@ -129,6 +129,15 @@ class ProxyService(Service):
         :returns: a line for each difference.
         :raises ConfigError: it cannot be served; then nothing has changed.
         """
+        if self.draining and self._bound:
+            raise ConfigError(["the service is about to end"])
+        try:
+            return self._apply(config)
+        except ConfigError:
+            self._fronts.keep_logs()
+            raise
+
+    def _apply(self, config: model.Config) -> list[str]:
         before = self.config
         self._from.check(config.sources)
         clusters = [self._builder.cluster(each) for each in config.clusters]
@@ -178,8 +187,6 @@ class ProxyService(Service):
         return reading.addCallback(self._have_read).addErrback(self._not_read)
 
     def _have_read(self, config: model.Config) -> list[str]:
-        if self.draining:
-            raise ConfigError(["the service is about to end"])
         lines = self.apply(config)
         for line in lines or ["nothing has changed"]:
             self._log.info("reloaded: {line}", line=line)
@@ -271,6 +278,8 @@ class ProxyService(Service):
         super().privilegedStartService()  # type: ignore[no-untyped-call]
         if self._bound:
             return
+        self._draining = None
+        self.pool.open()
         # What a former process has left behind is counted before the first connection is made.
         self.survey.start()
         try:
@@ -304,7 +313,7 @@ class ProxyService(Service):
         :returns: fires when there are no connections any more.
         """
         if self._draining is not None:
-            return succeed(None)
+            return self._draining.over()
         stopping = self._fronts.stop_listening()
         seconds = self.config.drain_timeout
         self._draining = Draining(list(self._fronts), seconds, self.deadlines, self.name)

@@ -27,7 +27,7 @@ class Notifier:
         where = environ.get("NOTIFY_SOCKET", "")
         # An abstract one begins with a NUL, written as @.
         self._where = f"\0{where[1:]}" if where.startswith("@") else where
-        self._failed = False
+        self._failed = self._ends = False
         self._alive = LoopingCall(self._tell, "WATCHDOG=1")
         self._alive.clock = clock
         microseconds = environ.get("WATCHDOG_USEC", "")
@@ -35,6 +35,8 @@ class Notifier:
 
     def ready(self) -> None:
         """It serves, by the configuration that is in force now."""
+        if self._ends:
+            return
         self._tell("READY=1")
         if self._every and not self._alive.running:
             self._alive.start(self._every)
@@ -45,10 +47,12 @@ class Notifier:
 
     def stopping(self) -> None:
         """It accepts no more."""
+        self._ends = True
         self._tell("STOPPING=1")
 
     def stop(self) -> None:
         """It is about to end."""
+        self._ends = True
         if self._alive.running:
             self._alive.stop()
 

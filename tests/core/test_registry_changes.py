@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxykit.core.balance import LeastConnections, RoundRobin
+from proxykit.core.balance import LeastConnections, RandomTwoChoices, RoundRobin
 from proxykit.core.waiting import Full
 from tests.core import House, address, backends
 
@@ -152,3 +152,47 @@ class LeaveFromTests(SynchronousTestCase):
         house.accountant.leave_from(("10.9.9.1", "10.9.9.2"), 0.0)
         found = house.accountant.budgets(address(1))
         self.assertEqual([page.key.source for page in found], ["10.9.9.1", "10.9.9.2"])
+
+
+class SlowlyTests(SynchronousTestCase):
+    """Who begins with little is known to the balancer once, whatever brought it there."""
+
+    def setUp(self):
+        self.house = House(ONE, TWO, balancer=RandomTwoChoices, slow_start=9.0)
+        self.web = self.house.web
+
+    def members(self):
+        groups = self.web._used.balancer._groups.values()
+        return sorted(str(each.address) for group in groups for each in group)
+
+    def test_up_again(self):
+        for state in ("down", "up", "down"):
+            self.web.set_state(address(1), state)
+        self.assertEqual(self.members(), ["10.0.0.2:80"])
+
+    def test_new(self):
+        config = self.web.config
+        self.web.reconfigure(evolve(config, backends=(ONE, TWO, THREE)), RandomTwoChoices)
+        self.assertEqual(self.members(), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"])
+        self.web.reconfigure(config, RandomTwoChoices)
+        self.assertEqual(self.members(), ["10.0.0.1:80", "10.0.0.2:80"])
+        self.house.clock.pump([0.5] * 20)
+        self.assertEqual(self.members(), ["10.0.0.1:80", "10.0.0.2:80"])
+
+
+class CheckLeaseTests(SynchronousTestCase):
+    def test_none_of_max_connections(self):
+        """A check takes a port, and nobody's place; it is given back once."""
+        house = House(ONE, max_connections=1, ports=3)
+        backend = house.state(1)
+        check = house.accountant.lease(backend, beyond=True)
+        (budget,) = house.accountant
+        self.assertEqual((budget.free, backend.connections, backend.checking), (2, 1, 1))
+        lease = house.accountant.lease(backend)
+        self.assertIsInstance(house.accountant.lease(backend), Full)
+        check.release()
+        self.assertEqual((budget.free, backend.connections, backend.checking), (2, 1, 0))
+        self.assertRaises(ValueError, check.release)
+        self.assertEqual(backend.checking, 0)
+        self.assertIsInstance(house.accountant.lease(backend), Full)
+        lease.release()

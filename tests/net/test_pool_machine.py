@@ -20,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from proxykit.errors import Retry
 from proxykit.model import Pool as PoolConfig
 from proxykit.net.pool import FRESH
+from proxykit.upkeep import Eject
 from tests.core import backends, refusal
 from tests.net.pools import NO_PORT, PoolHouse, Request, Socket
 
@@ -50,6 +51,8 @@ class PoolMachine(RuleBasedStateMachine):
     ) -> None:
         pool = PoolConfig(reuse, max_idle, IDLE_TIMEOUT)
         limits: dict[str, Any] = {"pool": pool, "max_connections": max_connections, "queue": queue}
+        # Nobody is left alone for what fails here: it is about slots.
+        limits |= {"eject": Eject(failures=0), "slow_start": 0.0, "retry_budget": 1.0}
         self.house = PoolHouse(*backends(1, 1), ports=ports, **limits)
         self.other = self.house.cluster("other", *backends(1), **limits)
         self.house.capacity = capacity
