@@ -77,9 +77,10 @@ def read_token_file(value: Any, _: object) -> str:
             content = file.read(_LONGEST + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise Wrong.here(f"{value} cannot be read: {reason}") from None
+        # Not by its name: somebody may have put the token itself there.
+        raise Wrong.here(f"the file cannot be read: {reason}") from None
     token = content.decode("latin-1").strip()
     fault = token_fault(token) if len(content) <= _LONGEST else f"expected at most {_LONGEST} bytes"
     if fault:
-        raise Wrong.here(f"what is in {value} is no token: {fault}")
+        raise Wrong.here(f"what is in the file is no token: {fault}")
     return token

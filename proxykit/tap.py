@@ -70,10 +70,24 @@ class Options(BaseOptions):
 
     def parseOptions(self, options: Any = None) -> None:
         """Read the command line; a mistake in it ends the process."""
+        self._go_there()
         try:
             super().parseOptions(options)  # type: ignore[no-untyped-call]
         except usage.UsageError as error:
             _exit([f"{error} (twistd proxykit --help says what there is)"])
+
+    def _go_there(self) -> None:
+        """Go where twistd is to run (--rundir), now and not later: a relative path means the same
+        thing when it is checked, when it is used, and after a reload."""
+        self._started_in = os.getcwd()
+        twistd: Any = self.parent or {}
+        where = twistd.get("rundir", ".")
+        if where != ".":
+            try:
+                os.chdir(where)
+            except OSError as error:
+                _exit([f"--rundir {where}: {error.strerror}"])
+            twistd["rundir"] = os.getcwd()
 
     def configured(self, make: Callable[[], Config]) -> None:
         """Keep the configuration that ``make`` gives; a mistake in it ends the process."""
@@ -89,6 +103,8 @@ class Options(BaseOptions):
         if path is not None and self.subCommand is not None:
             raise usage.UsageError(f"give --config or {self.subCommand}, not both")
         if path is not None:
+            if os.getcwd() != self._started_in:
+                path = os.path.join(self._started_in, path)
             self.configured(lambda: load(path, environ=os.environ))
             # A daemon may be elsewhere by then.
             self.read_again = partial(load, os.path.abspath(path), environ=os.environ)
@@ -207,6 +223,9 @@ def makeService(options: Options) -> IService:
 
     raise_descriptor_limit(reactor)
     spare_the_collector()
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        # There will be a pidfile before there is anything to be read again.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     parent = _UserService(options.parent or {}, reactor, _log_of(options))
     if options.configuration is None:
         # All that is written is JSON then, and so is this.

@@ -37,6 +37,10 @@ LONGEST = 64 * 1024 * 1024
 _SCHEMES = ("http", "https", "unix")
 
 
+#: Columns where there is no terminal.
+WIDE = 160
+
+
 class TopError(Exception):
     """It cannot be shown; the message says why, in one line.
 
@@ -194,6 +198,8 @@ def run(arguments: argparse.Namespace, out: IO[str] | None = None) -> int:
     :returns: the exit status: 0, or 1 where it cannot be shown.
     """
     console = Console(file=out, highlight=False, markup=False, emoji=False)
+    if not (console.is_terminal or "COLUMNS" in os.environ):
+        console.width = WIDE  # Nobody's terminal: whoever reads it wants the whole of it.
     once = arguments.once or not console.is_terminal or console.is_dumb_terminal
     try:
         admin = Admin(arguments.admin, _token(arguments))

@@ -405,6 +405,7 @@ class Http1Downstream(Told, Http1Patience):
 
     def abort(self, why: str) -> None:
         """End it at once, with a reset: nobody shall take what has come for the whole."""
+        self.cut_off = why
         if self.relay is not None:
             self.relay.abort(why)
         else:

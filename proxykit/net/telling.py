@@ -30,6 +30,9 @@ class Told:
 
     __slots__ = ()
 
+    #: Why it was ended from here, in the middle of something; empty: it was not.
+    cut_off = ""
+
     if TYPE_CHECKING:
         exchange: Exchange | None
         info: ConnInfo
@@ -67,12 +70,13 @@ class Told:
         serving, shares = self.serving, self.shares
         if serving.settings.log_connections:
             serving.log.info(
-                "{connection}: {client}: {requests} requests{sharing}, {duration:.3f} s",
+                "{connection}: {client}: {requests} requests{sharing}, {duration:.3f} s{end}",
                 connection=self.info.name,
                 client=address_text(self.info.client),
                 requests=self.requests,
                 sharing=f" ({shares})" if shares.last is not None else "",
                 duration=serving.flow.clock.seconds() - self.since,
+                end=f", {self.cut_off}" if self.cut_off else "",
                 **shares.snapshot(),
             )
 

@@ -27,7 +27,6 @@ from twisted.internet.defer import (
     succeed,
 )
 from twisted.internet.error import CannotListenError
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -53,6 +52,7 @@ from proxykit.ops.draining import Draining
 from proxykit.ops.lag import LoopLag
 from proxykit.ops.leaving_from import LeavingFrom
 from proxykit.ops.listeners import Bindable, Listeners
+from proxykit.ops.threads import in_thread
 from proxykit.strict import dotted
 
 if TYPE_CHECKING:
@@ -182,8 +182,9 @@ class ProxyService(Service):
         self.reload = lambda: self._reading.run(self._read_again, load)
 
     def _read_again(self, load: Callable[[], model.Config]) -> Deferred[list[str]]:
-        # Names are looked up in it, and nobody shall wait for that.
-        reading = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), load)
+        # Names are looked up in it, and nobody shall wait for that; nor at the end.
+        reading = in_thread(self._reactor, load)
+        reading.addTimeout(READING, self._reactor, _not_in_time)
         return reading.addCallback(self._have_read).addErrback(self._not_read)
 
     def _have_read(self, config: model.Config) -> list[str]:
@@ -349,6 +350,15 @@ class ProxyService(Service):
             [*(listener.abort("the service ended") for listener in self._fronts), self.pool.close()]
         )
         return gone.addCallback(lambda _: self._access_logs.close_all())
+
+
+#: Seconds for the file, and all that is looked up in it.
+READING = 30.0
+
+
+def _not_in_time(result: object, seconds: float) -> Failure:
+    why = f"not read within {seconds:g} s: a name server, or a file system, does not answer"
+    return Failure(ConfigError([f"the configuration was {why}"]))
 
 
 #: Said where a port is taken, and listeners are to go.

@@ -37,8 +37,14 @@ class SignalTests(TestCase):
     skip = TWICE
     timeout = 60
 
-    async def start(self, *, drain: float = 30.0, listen: str = f"tcp:0:interface={HOST}",
-              wrap: tuple[str, ...] = ()) -> None:  # fmt: skip
+    async def start(
+        self,
+        *,
+        drain: float = 30.0,
+        listen: str = f"tcp:0:interface={HOST}",
+        wrap: tuple[str, ...] = (),
+        rundir: bool = False,
+    ) -> None:
         made = tempfile.TemporaryDirectory()
         self.addCleanup(made.cleanup)
         self.path = Path(made.name, "proxykit.toml")
@@ -51,6 +57,16 @@ class SignalTests(TestCase):
         self.notify.bind(where)
         self.told: list[str] = []
         service = [sys.executable, *TWISTD, "proxykit", "--config", str(self.path)]
+        if rundir:
+            # The backend is in a file there; the configuration is named from here.
+            os.mkdir(os.path.join(made.name, "there"))
+            Path(made.name, "there", "backends").write_text(f"{self.backend.address}\n")
+            discover = '[clusters.web.discover]\nby = "file"\npath = "backends"\n'
+            text = FILE.format(**self.fill).replace("[[listeners", f"{discover}[[listeners")
+            self.path.write_text(re.sub("backends = .*", "", text))
+            where_to = os.path.join(made.name, "there")
+            service = [sys.executable, *TWISTD, "-d", where_to, "proxykit"]
+            service += ["--config", os.path.relpath(self.path)]
         environ = {**os.environ, "NOTIFY_SOCKET": where}
         self.service = Child.start(self, [*wrap, *service], env=environ)
         match = await self.service.wait_for(LISTENS)
@@ -103,6 +119,17 @@ class SignalTests(TestCase):
         connection.close()
         self.assertEqual(await self.service.stop(), -signal.SIGTERM)
         self.assertNotIn("Traceback", self.service.output)
+
+    async def test_elsewhere(self) -> None:
+        """Relative paths are those of the directory that twistd runs in, then and later."""
+        await self.start(rundir=True)
+        connection, _ = await self.client()
+        self.path.write_text(self.path.read_text().replace("= 30", "= 20", 1))
+        self.send(signal.SIGHUP)
+        await self.service.wait_for("reloaded: drain_timeout has changed")
+        connection.close()
+        await self.service.stop()
+        self.assertNotIn("no backends", self.service.output)
 
     async def test_drain(self) -> None:
         await self.start()

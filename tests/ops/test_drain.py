@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from attrs import evolve
@@ -13,9 +14,11 @@ from proxykit.model import (
     Cluster,
     Config,
 )
+from proxykit.ops.service import READING
 from tests.http_sockets import HttpClient, answer, start_origin
 from tests.ops.reloading import ReloadCase
 from tests.sockets import (
+    BLOCKING,
     HOST,
     blocking,
     connect,
@@ -64,6 +67,34 @@ class ReadTests(ReloadCase):
         read.append(OSError("a bug"))
         await self.assertFailure(self.service.reload(), OSError)
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+
+    async def test_not_in_time(self) -> None:
+        """A name server that does not answer holds nobody up: neither another reload, nor the end,
+        for a daemon's threads are not waited for."""
+        self.start(Config((), ()))
+        answers = threading.Event()
+        self.addCleanup(answers.set)
+        stuck: list[threading.Thread] = []
+
+        def load() -> Config:
+            if not stuck:
+                stuck.append(threading.current_thread())
+                answers.wait(BLOCKING)
+            return Config((), (), drain_timeout=1.0)
+
+        self.service.reads(load)
+        assert self.service.reload is not None
+        first, second = self.service.reload(), self.service.reload()
+        await until(lambda: stuck)
+        self.assertTrue(stuck[0].daemon)
+        self.clock.advance(READING)
+        raised = await self.assertFailure(first, ConfigError)
+        self.assertIn("not read within 30 s", str(raised))
+        self.assertEqual(await second, ["drain_timeout has changed"])
+        answers.set()
+        stuck[0].join(BLOCKING)
+        await turns()
+        self.assertEqual(self.service.config.drain_timeout, 1.0)
 
     async def test_not_while_it_drains(self) -> None:
         self.start(Config((), ()))
