@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -170,9 +172,10 @@ class SenderTests(ProgramTests):
             (2, "send-proxy-v2"),
             (2, "send-proxy-v2 proxy-v2-options crc32c,unique-id"),
         ):
-            path = str(self.directory() / "s")
-            if len(path) > 100:
-                self.skipTest(f"too long for a unix socket: {path}")
+            # HAProxy takes 97 bytes, for it adds some of its own.
+            short = tempfile.TemporaryDirectory()
+            self.addCleanup(short.cleanup)
+            path = os.path.join(short.name, "s")
             header, _ = await self.header(options, path, socket.AF_UNIX)
             self.assertEqual(header, Header(version, True))
 
