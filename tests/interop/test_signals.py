@@ -124,7 +124,7 @@ class SignalTests(TestCase):
         """Relative paths are those of the directory that twistd runs in, then and later."""
         await self.start(rundir=True)
         connection, _ = await self.client()
-        self.path.write_text(self.path.read_text().replace("= 30", "= 20", 1))
+        self.path.write_text(self.path.read_text().replace("= 30", "= 0", 1))
         self.send(signal.SIGHUP)
         await self.service.wait_for("reloaded: drain_timeout has changed")
         connection.close()
@@ -170,12 +170,9 @@ class SignalTests(TestCase):
         listening.bind((HOST, 0))
         listening.listen()
         # As systemd does it: the first descriptor is 3, and the process knows its own number.
-        number = listening.fileno()
-        script = (
-            f'exec 3<&{number}; export LISTEN_FDS=1 LISTEN_FDNAMES=front LISTEN_PID=$$; exec "$@"'
-        )
-        os.set_inheritable(number, True)
-        self.patch_spawn(number)
+        names = "LISTEN_FDS=1 LISTEN_FDNAMES=front LISTEN_PID=$$"
+        script = f'export {names}; exec "$@"'
+        self.as_descriptor_3(listening.fileno())
         await self.start(listen="systemd:domain=INET:index=0", wrap=("sh", "-c", script, "sh"))
         self.assertEqual(self.port, listening.getsockname()[1])
         connection, served = await self.client()
@@ -190,11 +187,11 @@ class SignalTests(TestCase):
         self.send(signal.SIGTERM)
         await self.service.ended()
 
-    def patch_spawn(self, number: int) -> None:
+    def as_descriptor_3(self, number: int) -> None:
         """Let the next process have this descriptor, too."""
         spawn = reactor.spawnProcess  # type: ignore[attr-defined]
 
         def with_one_more(*args: Any, **more: Any) -> Any:
-            return spawn(*args, **{**more, "childFDs": {0: "w", 1: "r", 2: "r", number: number}})
+            return spawn(*args, **{**more, "childFDs": {0: "w", 1: "r", 2: "r", 3: number}})
 
         self.patch(reactor, "spawnProcess", with_one_more)
