@@ -189,6 +189,11 @@ class HouseTests(SynchronousTestCase):
             [],
         )
 
+    def test_no_test_is_too_long(self):
+        tests = Path(__file__).resolve().parent
+        lengths = {path: path.read_text().count("\n") for path in tests.rglob("*.py")}
+        self.assertEqual([str(path) for path, lines in lengths.items() if lines > LONGEST], [])
+
 
 class CheckerTests(SynchronousTestCase):
     def assert_refused(self, module, source, words, is_package=False):
