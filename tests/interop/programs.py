@@ -19,6 +19,7 @@ import shutil
 import signal
 import socket
 import sys
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -37,6 +38,9 @@ DEADLINE = 30.0
 #: Why a test is left out where trial runs on the proxykit reactor: what it tries are processes of
 #: their own, which are on that one anyhow.
 TWICE = "it is run with the default reactor" if hasattr(reactor, "binds_late") else None
+
+#: The sockets of the ports that were asked for last, more than any test asks for.
+_HELD: deque[socket.socket] = deque(maxlen=64)
 
 #: twistd without its script, which is elsewhere in every installation. -P: the working directory
 #: is no place to import from.
@@ -63,11 +67,18 @@ def missing(what: str) -> Exception:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on now. For programs that cannot be given port 0."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as held:
-        held.bind((host, 0))
-        return held.getsockname()[1]
+    """A TCP port that nobody listens on. For programs that cannot be given port 0.
+
+    It stays bound here, so that neither a connect nor another call is given it; who sets
+    ``SO_REUSEADDR``, as every server does, can listen on it all the same.
+    """
+    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind((host, 0))
+    if len(_HELD) == _HELD.maxlen:
+        _HELD[0].close()
+    _HELD.append(held)
+    return held.getsockname()[1]
 
 
 class Child(ProcessProtocol):
