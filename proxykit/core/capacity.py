@@ -258,6 +258,8 @@ class Capacity:
 
     def most_at_once(self, name: str) -> int:
         """How many connections one backend of a cluster may have."""
+        if self.unknown((name,)):
+            return self.clusters[name].max_connections
         return max((way.at_once for way in self.ways[name]), default=0)
 
     def usable(self) -> int:
@@ -298,17 +300,19 @@ class Capacity:
 
         Clients leave room for all connections to backends that their clusters may have.
         """
-        pooled = self._pooled(index) if figure == CLIENTS else count
-        return count + min(count, pooled)
+        pooled = self._pooled(index) if figure == CLIENTS else None
+        return count + (count if pooled is None else min(count, pooled))
 
     def _by_descriptors(self, index: int, figure: str) -> int:
         """The most of something that there are descriptors for."""
         usable = self.usable()
-        pooled = self._pooled(index) if figure == CLIENTS else usable
-        return max(usable - pooled, usable // 2)
+        pooled = self._pooled(index) if figure == CLIENTS else None
+        return usable // 2 if pooled is None else max(usable - pooled, usable // 2)
 
-    def _pooled(self, index: int) -> int:
-        return sum(way.most for way in self.used(self.leads_to(index)))
+    def _pooled(self, index: int) -> int | None:
+        """None: as many as there are clients, for all that is known."""
+        names = self.leads_to(index)
+        return None if self.unknown(names) else sum(way.most for way in self.used(names))
 
     def upstream(self, names: Iterable[str]) -> list[Limit]:
         """How many connections some clusters may have together: by what limits most of them, and

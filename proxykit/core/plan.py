@@ -30,6 +30,8 @@ WIDE = PortRange(10240, 65535)
 #: A better limit of descriptors is a multiple of this, and leaves room for those that are spare.
 _ROUND = 1024
 
+_UNKNOWN = "not all backends are known beforehand"
+
 _Changed = tuple[Config, Facts]
 
 
@@ -131,12 +133,22 @@ def _hop(reckoned: Capacity, index: int) -> Hop:
 
 def _figure(reckoned: Capacity, index: int, what: str) -> Figure:
     limits = reckoned.limits(index, what)
-    note = _note(reckoned, index, bool(limits)) if what == capacity.NEW else ""
+    if what == capacity.NEW:
+        note = _note(reckoned, index, bool(limits))
+    else:
+        note = _UNKNOWN if _may_be_less(reckoned, index, what) else ""
     if not limits:
         return Figure(what, None, note=note)
     first, *others = limits
     fix = _fix(reckoned, index, what, limits)
     return Figure(what, first.value, first, others[0] if others else None, fix, note)
+
+
+def _may_be_less(reckoned: Capacity, index: int, what: str) -> bool:
+    """Whether backends that nobody knows yet may limit it; clients only need room for them."""
+    if what == capacity.CONNECTIONS:
+        return reckoned.unknown(reckoned.carried_by(index) or ())
+    return what == capacity.REQUESTS and reckoned.unknown(reckoned.leads_to(index))
 
 
 def _note(reckoned: Capacity, index: int, limited: bool) -> str:
@@ -148,7 +160,7 @@ def _note(reckoned: Capacity, index: int, limited: bool) -> str:
         said = ", ".join(f"clusters.{name}.{key}" for name, key in wearing.items())
         return f"where the proxy closes first; connections do not last ({said})"
     if reckoned.unknown(reckoned.behind(index)):
-        return "not all backends are known beforehand"
+        return _UNKNOWN
     if limited:
         return "where the proxy closes first; where backends do, no port rests here"
     return "no port rests here after a connection"

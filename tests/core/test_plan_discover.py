@@ -7,15 +7,25 @@ from typing import Any
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxykit.core.capacity import CONNECTIONS, DESCRIPTORS, LISTENER, NEW, REQUESTS, Capacity
+from proxykit.core.capacity import (
+    CLIENTS,
+    CONNECTIONS,
+    DESCRIPTORS,
+    LISTENER,
+    NEW,
+    REQUESTS,
+    Capacity,
+    Limit,
+)
 from proxykit.core.plan import Plan, make_plan
 from proxykit.core.traps import HINT, Trap
 from proxykit.model import Cluster, Pool
 from proxykit.strict import dotted
 from proxykit.upkeep import Discover
-from tests.core.plans import HERE, HERE6, cluster, config, facts, listener
+from tests.core.plans import HERE, HERE6, OWN, cluster, config, facts, listener
 
 FOUND = Discover("dns")
+KEPT = "connections to backends are kept, and used again"
 
 
 def empty(name: str = "web", **settings: Any) -> Cluster:
@@ -46,14 +56,15 @@ class PlanTests(SynchronousTestCase):
         for web in (empty(), cluster(discover=FOUND)):
             plan = self.plan(web, listener(max_connections=300))
             self.assertEqual(self.figures(plan), {CONNECTIONS: (300, LISTENER), NEW: (None, "")})
-            self.assertEqual(plan.hops[0].figures[1].note, "not all backends are known beforehand")
+            for figure in plan.hops[0].figures:
+                self.assertEqual(figure.note, "not all backends are known beforehand")
             self.assertEqual(len(plan.hops[0].ways), len(web.backends))
             (trap,) = plan.traps
             self.assert_said(trap)
 
     def test_requests(self) -> None:
         for pool, note in (
-            (Pool(), "connections to backends are kept, and used again"),
+            (Pool(), KEPT),
             (
                 Pool("never"),
                 "where the proxy closes first; connections do not last (clusters.web.pool.reuse)",
@@ -63,11 +74,31 @@ class PlanTests(SynchronousTestCase):
             figures = self.figures(plan)
             self.assertEqual(figures[REQUESTS], (300, LISTENER))
             self.assertEqual(figures[NEW], (None, ""))
-            self.assertEqual(plan.hops[0].figures[2].note, note)
+            notes = [each.note for each in plan.hops[0].figures]
+            self.assertEqual(notes, ["", "not all backends are known beforehand", note])
 
     def test_descriptors(self) -> None:
         plan = self.plan(empty(), listener(max_connections=10**6))
         self.assertEqual(self.figures(plan)[CONNECTIONS], (49977, DESCRIPTORS))
+
+    def test_room_for_backends(self) -> None:
+        """There may be as many connections to backends as there are clients, whatever is known."""
+        web = cluster(max_connections=50, discover=FOUND)
+        made = config(web, listener("http", max_connections=10**6))
+        reckoned = Capacity(made, facts(made, descriptors=1000 + OWN))
+        self.assertEqual(reckoned.limits(0, CLIENTS)[0], Limit(DESCRIPTORS, 500))
+        self.assertEqual(reckoned.needs(0, CLIENTS, 500), 1000)
+
+    def test_small_pool(self) -> None:
+        """Who is not known yet may have as many connections as the cluster allows."""
+        web = empty(max_connections=50, pool=Pool(max_idle=49))
+        plan = self.plan(web, listener("http", max_connections=300))
+        self.assertEqual([trap.kind for trap in plan.traps][:2], ["discovered", "small-pool"])
+        self.assertIn("(clusters.web.pool.max_idle)", plan.hops[0].figures[2].note)
+        for most in (50, None):
+            kept = evolve(web, pool=Pool(max_idle=most))
+            plan = self.plan(kept, listener("http", max_connections=300))
+            self.assertEqual(plan.hops[0].figures[2].note, KEPT)
 
     def test_another_cluster(self) -> None:
         """One whose backends are all named is reckoned with as ever."""
