@@ -118,6 +118,16 @@ class IBackendSource(Interface):
         """
 
 
+class IKnowingSource(IBackendSource):
+    """One that can tell at once what there is: ``proxykit plan`` asks it."""
+
+    def now(settings: Any) -> tuple[Backend, ...]:
+        """All the backends that ``watch`` would tell of if it began at this moment.
+
+        :raises ConfigError: it would tell of none.
+        """
+
+
 class IRouter(Interface):
     """Where does this go?"""
 

@@ -11,7 +11,8 @@ from zope.interface.verify import verifyObject
 from proxykit import components
 from proxykit.components import Component, IComponent
 from proxykit.core.balance import RoundRobin
-from proxykit.interfaces import IBackendSource, IBalancer, IMode
+from proxykit.interfaces import IBackendSource, IBalancer, IKnowingSource, IMode
+from proxykit.sources.file import FileSource
 
 
 class ComponentTests(SynchronousTestCase):
@@ -43,6 +44,7 @@ class ComponentsTests(SynchronousTestCase):
             self.assertTrue(verifyObject(IMode, mode.load()()))
         for source in components.components("source").values():
             self.assertTrue(verifyObject(IBackendSource, source.load()()))
+        self.assertTrue(verifyObject(IKnowingSource, FileSource()))
 
     def test_order_and_kind(self):
         found = [

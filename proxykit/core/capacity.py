@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from math import inf
 
-from attrs import frozen
+from attrs import evolve, field, frozen
 
 from proxykit.core.accountant import Accountant
 from proxykit.core.budget import TIME_WAIT as RESTS
@@ -67,6 +67,8 @@ class Facts:
     :ivar spare: how many of those clients are not given; an eighth, where that is less.
     :ivar late: whether a port is picked when the destination is known.
     :ivar elsewhere: those of ``sources.addresses`` that this machine does not have.
+    :ivar found: what the sources of clusters find at this moment, by cluster; where it is not known
+        there is none.
     :ivar resting: how many sockets the kernel keeps in TIME_WAIT, at the most; None: it does not
         say.
     """
@@ -79,6 +81,7 @@ class Facts:
     late: bool = True
     elsewhere: tuple[str, ...] = ()
     resting: int | None = None
+    found: Mapping[str, tuple[Backend, ...]] = field(factory=dict)
 
     def source_of(self, host: str) -> str:
         """The local address for an IP address, as ``Accountant`` wants it.
@@ -161,6 +164,7 @@ def wears(cluster: Cluster, at_once: int) -> str:
 class Capacity:
     """See this module.
 
+    :ivar clusters: by name, with the backends that are found by now.
     :ivar ways: to the backends, by cluster.
     """
 
@@ -172,10 +176,13 @@ class Capacity:
         self._book = Accountant(
             ports, facts.source_of, sources.headroom, sources.addresses, facts.late, facts.reuse
         )
-        self.clusters = {cluster.name: cluster for cluster in config.clusters}
-        self.ways = {
-            cluster.name: tuple(self._way(cluster, backend) for backend in cluster.backends)
+        self.clusters = {
+            cluster.name: _with(cluster, facts.found.get(cluster.name, ()))
             for cluster in config.clusters
+        }
+        self.ways = {
+            name: tuple(self._way(cluster, backend) for backend in cluster.backends)
+            for name, cluster in self.clusters.items()
         }
         self._numbers = {each.name: index for index, each in enumerate(config.listeners)}
 
@@ -252,7 +259,7 @@ class Capacity:
 
     def unknown(self, names: Iterable[str]) -> bool:
         """Whether some of these clusters have backends that only a source will find."""
-        return any(self.clusters[name].discover for name in names)
+        return any(self.clusters[name].discover and name not in self.facts.found for name in names)
 
     # How many.
 
@@ -351,6 +358,13 @@ class Capacity:
             return [Limit(NO_WAY, 0)]
         groups = _groups(ways)
         return [Limit(TIME_WAIT, sum(group[0].per_second or 0 for group in groups))]
+
+
+def _with(cluster: Cluster, found: tuple[Backend, ...]) -> Cluster:
+    """A cluster that has these besides those that are named."""
+    named = {backend.address for backend in cluster.backends}
+    more = tuple(backend for backend in found if backend.address not in named)
+    return evolve(cluster, backends=(*cluster.backends, *more))
 
 
 def _per_second(budget: Budget) -> float:

@@ -172,12 +172,16 @@ def _no_way(reckoned: Capacity) -> Iterator[Trap]:
 def _discovered(reckoned: Capacity) -> Iterator[Trap]:
     for name, cluster in reckoned.clusters.items():
         if cluster.discover is not None:
+            by, found = cluster.discover.by, reckoned.facts.found.get(name)
             yield Trap(
                 HINT,
                 "discovered",
                 ("clusters", name, "discover"),
-                f"the backends that {cluster.discover.by} finds are not known beforehand: no"
-                " figure counts them, or what they limit",
+                f"the backends that {by} finds are not known beforehand: no figure counts them, or"
+                " what they limit"
+                if found is None
+                else f"the backends that {by} finds at this moment are counted: {len(found):,};"
+                " they may be others while the service runs",
             )
 
 

@@ -28,7 +28,7 @@ from zope.interface import implementer
 
 from proxykit.checks import Check, positive_seconds
 from proxykit.errors import ConfigError
-from proxykit.interfaces import IBackendSource
+from proxykit.interfaces import IKnowingSource
 from proxykit.model import Address, Backend
 from proxykit.strict import Wrong, found
 
@@ -129,7 +129,7 @@ def _backend(line: bytes) -> Backend | None:
     return Backend(address, weight, backup)
 
 
-@implementer(IBackendSource)
+@implementer(IKnowingSource)
 class FileSource:
     """The source ``file``."""
 
@@ -141,6 +141,10 @@ class FileSource:
             read(settings.path)
         except ConfigError as error:
             raise Wrong((("path",), line) for line in error.lines) from None
+
+    def now(self, settings: FileSettings) -> tuple[Backend, ...]:
+        """See ``IKnowingSource.now``."""
+        return read(settings.path)
 
     def watch(
         self,

@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from proxykit.core.capacity import (
     CLIENTS,
+    CLUSTER,
     CONNECTIONS,
     DESCRIPTORS,
     LISTENER,
@@ -106,6 +107,28 @@ class PlanTests(SynchronousTestCase):
         figures = self.figures(self.plan(*parts))
         self.assertEqual(figures[CONNECTIONS][0], 200)
         self.assertEqual(figures[NEW][0], 200 / 60)
+
+    def test_found(self) -> None:
+        """What a source finds at this moment counts as if it were named; once, where it is."""
+        named = cluster("web", "10.0.1.1:80", "10.0.1.2:80", "+10.0.1.3:80", max_connections=50)
+        for mode in ("tcp", "http"):
+            made = config(named, listener(mode))
+            as_named = make_plan(made, facts(made))
+            for count in range(3):
+                web = evolve(named, backends=named.backends[:count], discover=FOUND)
+                machine = evolve(facts(made), found={"web": named.backends})
+                plan = make_plan(config(web, listener(mode)), machine)
+                self.assertEqual(plan.hops, as_named.hops)
+                self.assertIn((100, CLUSTER), self.figures(plan).values())
+                (text,) = (trap.text for trap in plan.traps if trap.kind == "discovered")
+                self.assertIn("that dns finds at this moment are counted: 3;", text)
+
+    def test_found_elsewhere(self) -> None:
+        """That one cluster's are known tells nothing of another's."""
+        other, web = empty("other"), cluster()
+        made = config(other, web, listener(cluster="other"))
+        plan = make_plan(made, evolve(facts(made), found={"web": web.backends}))
+        self.assertEqual(self.figures(plan)[CONNECTIONS], (10000, LISTENER))
 
     def test_sources(self) -> None:
         """Who knows what families there will be?"""

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import resource
+from pathlib import Path
 
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxykit.core.capacity import Capacity
 from proxykit.model import PortRange
 from proxykit.net import kernel
 from proxykit.net.facts import facts
+from proxykit.sources.dns import DnsSettings
+from proxykit.sources.file import FileSettings, read
+from proxykit.upkeep import Discover
 from tests.core.plans import cluster, config, listener
 from tests.net.test_kernel import kernel_settings
 
@@ -60,6 +65,22 @@ class FactsTests(SynchronousTestCase):
         self.assertTrue(found.late)
         self.assertFalse(facts(made, late=False).late)
         self.assertEqual(sum(way.ports or 0 for way in Capacity(made, found).ways["a"]), 4 * 190)
+
+    def test_found(self) -> None:
+        """What is in a file at this moment, and the way there; DNS would have to be waited for."""
+        path = Path(self.mktemp())
+        path.write_text("127.0.0.5:80\n127.0.0.1:81 backup\nunix:/a\n")
+        web = evolve(
+            cluster("web"), backends=(), discover=Discover("file", FileSettings(str(path)))
+        )
+        dns = cluster("dns", "127.0.0.6:80", discover=Discover("dns", DnsSettings("a.example", 80)))
+        made = config(web, dns, cluster("plain", "127.0.0.7:80"), listener())
+        found = facts(made)
+        self.assertEqual(found.found, {"web": read(str(path))})
+        hosts = ["127.0.0.1", "127.0.0.5", "127.0.0.6", "127.0.0.7"]
+        self.assertEqual(sorted(found.ways), hosts)
+        path.unlink()  # It was there when the configuration was read.
+        self.assertEqual(facts(made).found, {})
 
     def test_no_way(self) -> None:
         """It is left out, as the book has it."""
