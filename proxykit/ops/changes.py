@@ -6,6 +6,7 @@ without a place of its own, or at any free port, goes by its name.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,13 +48,47 @@ def differing(before: Any, after: Any) -> list[str]:
     ]
 
 
+#: Of a value that a line can show.
+_LONGEST = 60
+#: What is in a table of the file that has no name of its own, and what is better not shown.
+_NAMELESS, _SECRET = "settings", "admin_token"
+
+
+def differences(before: Any, after: Any, keys: Iterable[str], prefix: str = "") -> list[str]:
+    """What has changed in fields of two of a kind, with old and new values where they are short.
+
+    :param prefix: what the names of the fields begin with, as in ``pool.``.
+    """
+    found = []
+    for key in keys:
+        old, new = getattr(before, key), getattr(after, key)
+        if old == new:
+            continue
+        if attrs.has(type(new)) and type(old) is type(new):
+            inner = prefix if key == _NAMELESS else f"{prefix}{key}."
+            found += differences(old, new, differing(old, new), inner)
+            continue
+        values = [_value(each) for each in (old, new)]
+        if key != _SECRET and all(values):
+            found.append(f"{prefix}{key} {values[0]} -> {values[1]}")
+        else:
+            found.append(f"{prefix}{key.replace('_token', '.token')} changed")
+    return found
+
+
+def _value(value: object) -> str:
+    """As a file would have it; empty where that says little or is long."""
+    if value is None:
+        return "unset"
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, str | int) else ""
+    return text if len(text) <= _LONGEST else ""
+
+
 def said(before: Config, after: Config) -> list[str]:
     """A line for each difference, in the order of a file."""
-    lines = [
-        f"{key.replace('_token', '.token')} has changed"
-        for key in ("drain_timeout", "admin", "admin_token", "sources")
-        if getattr(before, key) != getattr(after, key)
-    ]
+    lines = differences(before, after, ("drain_timeout", "admin", "admin_token", "sources"))
     former = {cluster.name: cluster for cluster in before.clusters}
     for cluster in after.clusters:
         was = former.pop(cluster.name, None)
@@ -67,8 +102,8 @@ def said(before: Config, after: Config) -> list[str]:
         if earlier is None:
             lines.append(f"listener {listener.name} is new{_at(listener)}")
         elif earlier != listener:
-            changed = ", ".join(differing(earlier, listener))
-            lines.append(f"listener {listener.name}: {changed} changed")
+            changed = differences(earlier, listener, differing(earlier, listener))
+            lines.append(f"listener {listener.name}: {', '.join(changed)}")
     lines += [f"listener {each.name}{_at(each)} is gone" for each in gone]
     return lines
 
@@ -85,10 +120,8 @@ def _of_cluster(before: Cluster, after: Cluster) -> Iterable[str]:
         new = {backend.address: backend for backend in after.backends}
         yield from (f"+{address}" for address in new if address not in old)
         yield from (f"-{address}" for address in old if address not in new)
-        yield from (
-            f"{address} changed"
-            for address in new
-            if address in old and old[address] != new[address]
-        )
-    if keys:
-        yield f"{', '.join(keys)} changed"
+        for address, backend in new.items():
+            if (was := old.get(address)) is not None:
+                for change in differences(was, backend, differing(was, backend)):
+                    yield f"{address} {change}"
+    yield from differences(before, after, keys)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxykit.model import Address, Backend, Cluster, Config, Listener, Sources
+from proxykit.model import Address, Backend, Cluster, Config, Listener, Pool, Sources
+from proxykit.modes.tcp import TcpSettings
 from proxykit.ops.changes import paired, said
+from proxykit.upkeep import Health
 
 
 def listener(name: str, listen: str = "", **more: object) -> Listener:
@@ -53,6 +55,22 @@ class SaidTests(SynchronousTestCase):
         config = Config((listener("a", "tcp:1"),), (Cluster("web", ()),))
         self.assertEqual(said(config, config), [])
 
+    def test_values(self) -> None:
+        """Names are those of a file; what is long, or a table on one side only, is only named."""
+        web = Cluster("web", ())
+        before = Config((listener("a", settings=TcpSettings()),), (web,))
+        after = Config(
+            (listener("a", settings=TcpSettings(idle_timeout=0.5)),),
+            (evolve(web, pool=Pool(max_idle=3), health=Health(), host="x" * 80),),
+        )
+        self.assertEqual(
+            said(before, after),
+            [
+                "cluster web: pool.max_idle unset -> 3, host changed, health changed",
+                "listener a: idle_timeout 600 -> 0.5",
+            ],
+        )
+
     def test_everything(self) -> None:
         one, two, three = (Backend(Address("10.0.0.1", port)) for port in (1, 2, 3))
         before = Config(
@@ -75,14 +93,15 @@ class SaidTests(SynchronousTestCase):
         self.assertEqual(
             said(before, after),
             [
-                "drain_timeout has changed",
-                "admin has changed",
-                "admin.token has changed",
-                "sources has changed",
-                "cluster web: +10.0.0.1:3, -10.0.0.1:2, 10.0.0.1:1 changed, queue, panic changed",
+                "drain_timeout 30 -> 1",
+                'admin "" -> "tcp:9"',
+                "admin.token changed",
+                "sources.headroom 0.02 -> 0.1",
+                "cluster web: +10.0.0.1:3, -10.0.0.1:2, 10.0.0.1:1 weight 1 -> 2,"
+                " queue 1000 -> 7, panic false -> true",
                 "cluster new is new",
                 "cluster old is gone",
-                "listener z: name, max_connections changed",
+                'listener z: name "a" -> "z", max_connections 10000 -> 5',
                 "listener c is new (tcp:3)",
                 "listener b (tcp:2) is gone",
                 "listener inner is gone",

@@ -51,7 +51,7 @@ class ReadTests(ReloadCase):
         self.service.reads(load)
         assert self.service.reload is not None
         both = [self.service.reload(), self.service.reload()]  # one after the other
-        self.assertEqual([await each for each in both], [[], ["drain_timeout has changed"]])
+        self.assertEqual([await each for each in both], [[], ["drain_timeout 30 -> 1"]])
         failed = await self.assertFailure(self.service.reload(), ConfigError)
         self.assertEqual(len(failed.lines), 2)
         self.assertEqual(self.service.config.drain_timeout, 1.0)
@@ -59,7 +59,7 @@ class ReadTests(ReloadCase):
             [line for line in self.lines if "reloaded" in line],
             [
                 "reloaded: nothing has changed",
-                "reloaded: drain_timeout has changed",
+                "reloaded: drain_timeout 30 -> 1",
                 "not reloaded, and nothing has changed: a.toml:1: x: no",
                 "not reloaded, and nothing has changed: a.toml:2: y: no",
             ],
@@ -90,7 +90,7 @@ class ReadTests(ReloadCase):
         self.clock.advance(READING)
         raised = await self.assertFailure(first, ConfigError)
         self.assertIn("not read within 30 s", str(raised))
-        self.assertEqual(await second, ["drain_timeout has changed"])
+        self.assertEqual(await second, ["drain_timeout 30 -> 1"])
         answers.set()
         stuck[0].join(BLOCKING)
         await turns()

@@ -64,7 +64,7 @@ class ListenerTests(ReloadCase):
         changed = evolve(config.listeners[0], name="other", settings=HttpSettings(via=""))
         self.assertEqual(
             self.service.apply(evolve(config, listeners=(changed,))),
-            ["listener other: name, settings changed"],
+            ['listener other: name "front" -> "other", via "proxykit" -> ""'],
         )
         self.assertIs(self.service.listeners["other"], listener)
         self.assertIs(listener._port, port)

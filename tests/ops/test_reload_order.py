@@ -69,7 +69,7 @@ class OrderTests(ReloadCase):
             self.assertNotIn("Connection", (await client.get()).fields)
         self.assertEqual(self.service.pool.snapshot("web")["reused"], 2)
         changed = self.service.apply(evolve(config, drain_timeout=1.0))
-        self.assertEqual(changed, ["drain_timeout has changed"])
+        self.assertEqual(changed, ["drain_timeout 30 -> 1"])
         drained = self.service.drain()
         self.clock.advance(1.5)
         await drained

@@ -137,7 +137,7 @@ class OtherTests(ReloadCase):
         self.start(config)
         first: Any = self.service.admin_port
         token = evolve(config, admin_token="0123456789abcdef")
-        self.assertEqual(self.service.apply(token), ["admin.token has changed"])
+        self.assertEqual(self.service.apply(token), ["admin.token changed"])
         self.assertIs(self.service.admin_port, first)
         port = first.getHost().port
         client = await connect(self, port, HttpClient())
@@ -196,7 +196,10 @@ class OtherTests(ReloadCase):
         await backend.accepted()
         other = "127.0.0.2"
         changed = evolve(config, sources=Sources((other,), headroom=0.5))
-        self.assertEqual(self.service.apply(changed), ["sources has changed"])
+        self.assertEqual(
+            self.service.apply(changed),
+            ["sources.addresses changed", "sources.headroom 0.02 -> 0.5"],
+        )
         await connect(self, self.port("raw"))
         served = await backend.accepted()
         self.assertEqual(served.transport.getPeer().host, other)
