@@ -43,6 +43,7 @@ class Choice:
         "info",
         "may_wait",
         "owing",
+        "paid",
         "protocol",
         "repeatable",
         "result",
@@ -69,9 +70,10 @@ class Choice:
         self.attempt: Attempt | None = None
         self.ticket: Ticket | None = None
         self.result: Deferred[Attempt] | None = None
-        #: Why the last attempt failed, and whether the next one is a retry that is to be counted.
+        #: Why the last attempt failed, and whether the next one is a retry that is to be counted,
+        #: or has been.
         self.error: ProxyError | None = None
-        self.owing = False
+        self.owing = self.paid = False
         #: Whether it must not have a connection that was used before: one was lost under it.
         self.fresh = False
         #: Whether a connection that serves others, too, will do: the protocol tells messages apart,
@@ -102,7 +104,7 @@ class Choice:
         """Note why an attempt has failed, and what that means for the next one."""
         self.error = error
         # No port is nobody's failure, and the next attempt no retry.
-        self.owing = error.retry is not Retry.OTHER_PORT
+        self.owing, self.paid = error.retry is not Retry.OTHER_PORT, False
         if error.retry is Retry.REUSED_ONLY:
             self.fresh = True  # The same backend may have it, on a connection of its own.
         elif self.owing:
@@ -117,9 +119,16 @@ class Choice:
         """
         if not self.owing:
             return True
-        self.owing = False
         config = self.cluster.config
-        return self.cluster.retries.allows(config.retry_budget, config.name)
+        self.owing = False
+        self.paid = self.cluster.retries.allows(config.retry_budget, config.name)
+        return self.paid
+
+    def not_tried(self) -> None:
+        """The backend turned out to be full: a retry that was taken for it is still to be had."""
+        if self.paid:
+            self.owing, self.paid = True, False
+            self.cluster.retries.retried -= 1
 
     def leave_queue(self) -> None:
         """Give up its place there, if it has one."""

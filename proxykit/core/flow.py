@@ -109,6 +109,7 @@ class Flow:
             if isinstance(got, Full):
                 attempt.end()
                 cluster.block(backend, got)
+                choice.not_tried()
                 continue
             choice.attempt = attempt
             if got:

@@ -6,6 +6,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxykit.core.retries import Retries
+from proxykit.core.waiting import Full
 from proxykit.errors import ProxyError, Retry, Side
 from tests.core import House, address, backends, refusal
 
@@ -155,6 +156,19 @@ class FlowTests(SynchronousTestCase):
         self.script(1, refusal())
         self.failureResultOf(self.ask(), ProxyError)
         self.assertEqual(self.counted(), (1, 0, 0))
+
+    def test_nobody_has_room(self):
+        """Nor to those for which there is no room: the next one that is made is counted."""
+        self.use(*backends(1, 1, 1))
+        self.script(1, refusal())
+        self.script(2, Full("no slot"))
+        self.script(3, Full("no slot"), True)
+        got = self.ask()
+        self.assertNoResult(got)
+        self.assertEqual(self.counted(), (1, 0, 0))
+        self.web.backends[address(3)].wake()
+        self.successResultOf(got).end()
+        self.assertEqual(self.counted(), (1, 1, 0))
 
     def test_another_port_is_none(self):
         self.use(*backends(1), retry_budget=0.0)
