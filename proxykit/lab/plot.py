@@ -24,6 +24,8 @@ BESIDE, LEGEND = 2, 0.22
 STYLES = ("-", "--", "-.", ":")
 #: Okabe and Ito's colours, less yellow.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+#: Of what others are compared with.
+ASIDE, DOTS = "#777777", (0, (2, 3))
 _MISSING = "a plot needs matplotlib: pip install 'proxykit[lab]', or matplotlib itself"
 
 
@@ -92,14 +94,14 @@ def _lines(axes: Axes, plot: Plot) -> None:
             [x for x, _ in series.points],
             [math.nan if y is None else y for _, y in series.points],
             label=series.name,
-            color=COLOURS[number % len(COLOURS)],
-            linestyle=STYLES[number % len(STYLES)],
+            color=ASIDE if series.compared else COLOURS[number % len(COLOURS)],
+            linestyle=DOTS if series.compared else STYLES[number % len(STYLES)],
             drawstyle="steps-post" if plot.kind == "step" else "default",
             linewidth=1.6,
             clip_on=plot.top is not None,  # Else a line at zero would be half as thick.
         )
     for name, height in plot.marks:
-        axes.axhline(height, color="#777777", linewidth=0.8, linestyle=(0, (2, 3)))
+        axes.axhline(height, color=ASIDE, linewidth=0.8, linestyle=DOTS)
         where = ("axes fraction", "data")
         about: Any = {"xytext": (0, 2), "textcoords": "offset points", "color": "#555555"}
         axes.annotate(name, (1, height), xycoords=where, ha="right", va="bottom", **about)

@@ -61,10 +61,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a plot. Where a point has no height there is a gap."""
+    """A line of a plot. Where a point has no height there is a gap.
+
+    :ivar compared: whether it is there to compare others with, and nothing that was found.
+    """
 
     name: str
     points: Sequence[tuple[float, float | None]]
+    compared: bool = False
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,13 @@ class PlotTests(SynchronousTestCase):
             self.assertGreater(top, highest)
             self.assertEqual((axes.get_xlabel(), axes.get_ylabel()), ("time, s", "ports"))
 
+    def test_compared(self):
+        """What was not measured looks like nothing that was."""
+        series = [*LINES.series[:2], Series("always right", [(0, 0), (10, 10)], True)]
+        found, _, aside, *_ = self.axes(replace(LINES, series=series)).lines
+        self.assertNotIn(found.get_color(), (aside.get_color(), plot.ASIDE))
+        self.assertEqual(aside.get_color(), plot.ASIDE)
+
     def test_legend(self):
         """Below, where it hides nothing; and there is more room for it."""
         legend = self.axes(LINES).get_legend()

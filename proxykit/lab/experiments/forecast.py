@@ -128,7 +128,7 @@ def run(bench: Bench, progress: Progress) -> Result:
                 "seconds left, by forecast",
                 [
                     *(Series(load.name, load.compared) for load in everything),
-                    Series("if it were always right", [(0, 0), (seconds, seconds)]),
+                    Series("if it were always right", [(0, 0), (seconds, seconds)], True),
                 ],
                 top=DRAWN,
             )

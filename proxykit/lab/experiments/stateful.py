@@ -20,7 +20,7 @@ from proxykit.lab.namespaces import BACKENDS, FRONT
 from proxykit.lab.programs import Program
 from proxykit.lab.progress import Progress
 from proxykit.lab.report import Plot, Result, Series, Table
-from proxykit.lab.talks import SERVED
+from proxykit.lab.talks import ENDED, SERVED
 
 #: Clients whose cost is measured, after some that are not; and of other trials.
 CLIENTS, BEFORE = 900, 100
@@ -156,7 +156,7 @@ def run(bench: Bench, progress: Progress) -> Result:
             Table(
                 "What becomes of connections and of questions",
                 ("what happens", "through", "clients", "connections lost while idle",
-                 "next question answered", "question under way answered", "the others are told",
+                 "next question answered", "question under way answered", "what the others got",
                  "answered on a new connection"),
                 events,
                 notes=["Under way are GETs on connections that had served before: at L7 such a"
@@ -250,7 +250,7 @@ def _event(
     again = _served(bench.clients().open(count, to=layer.front))
     bench.clear()
     under_way = outcomes.pop(SERVED, 0)
-    others = ", ".join(outcomes)
+    others = ", ".join("end of connection" if each == ENDED else each for each in outcomes)
     return what, layer.name, count, count - left, answered, under_way, others, again
 
 
