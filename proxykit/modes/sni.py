@@ -86,7 +86,8 @@ class SniProtocol(TcpProtocol):
             self.received += len(data)
             self._judge(answer)
 
-    def dataReceived(self, data: bytes) -> None:
+    def came_early(self, data: bytes) -> None:
+        """It is what the route is looked for in, or comes behind that."""
         reader = self._reader
         if reader is not None:
             self.received += len(data)
@@ -94,7 +95,7 @@ class SniProtocol(TcpProtocol):
         elif self._closing is not None:
             self._closing.received(data)
         else:
-            super().dataReceived(data)
+            super().came_early(data)
 
     def _judge(self, answer: NeedMore | Matched | NotThisProtocol | Malformed) -> None:
         """What has been read so far comes to this."""

@@ -182,10 +182,8 @@ class TcpProtocol(RelaySide):
         )
         self.transport.abortConnection()
 
-    def dataReceived(self, data: bytes) -> None:
-        if self.relay is not None:
-            super().dataReceived(data)
-            return
+    def came_early(self, data: bytes) -> None:
+        """There is no backend yet: keep them."""
         if self._early is None:
             self._early = []
         self._early.append(data)

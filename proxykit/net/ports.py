@@ -40,7 +40,8 @@ class _Accepting:
             if self.paused or self.disconnecting:
                 return
             try:
-                skt, client = self.socket.accept()
+                # As socket.accept() does it, without asking for family and type each time.
+                number, client = self.socket._accept()
             except BlockingIOError:
                 break
             except OSError as problem:
@@ -50,9 +51,9 @@ class _Accepting:
                     super().doRead()
                 return
             accepted += 1
-            if skt.fileno() >= self.last_descriptor and self.starved is not None:
+            if number >= self.last_descriptor and self.starved is not None:
                 self.starved()
-            self._serve(skt, client)
+            self._serve(socket.socket(self.addressFamily, self.socketType, 0, number), client)
         self.numberAccepts = max(1, accepted) if accepted < self.numberAccepts else accepted + 20
 
     def _serve(self: Any, skt: socket.socket, client: Any) -> None:

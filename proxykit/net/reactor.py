@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Callable
 from errno import EINTR
+from functools import partial
 from select import EPOLLIN, EPOLLOUT
 from socket import SO_ERROR, SOL_SOCKET
 from typing import Any
@@ -223,13 +224,13 @@ class ProxykitReactor(EPollReactor):
             if problem.errno == EINTR:
                 return
             raise
-        selectables, stale = self._selectables, self._stale
+        selectables, stale, short = self._selectables, self._stale, transport.Short
         stale.clear()
         for number, event in events:
             selectable = selectables.get(number)
             if selectable is None or number in stale:
                 continue
-            if not isinstance(selectable, transport.Short) or not event & _IN_OR_OUT:
+            if not isinstance(selectable, short) or not event & _IN_OR_OUT:
                 if number not in self._reads and number not in self._writes:
                     self._passive(selectable, number)
                     continue
@@ -239,6 +240,8 @@ class ProxykitReactor(EPollReactor):
             try:
                 if event & EPOLLIN:
                     why = selectable.doRead()
+                    if why is None and event == EPOLLIN:
+                        continue
                     if why is CONNECTION_DONE:
                         self._ended(selectable)
                         continue
@@ -260,12 +263,15 @@ class ProxykitReactor(EPollReactor):
         selectable.ended = True
         if IHalfCloseableProtocol.providedBy(selectable.protocol):
             selectable.protocol.readConnectionLost()
-            # Where this made the protocol close it, that is about to happen, and needs no call to
-            # the kernel first.
-            if selectable.connected and not selectable.disconnecting:
-                self.removeReader(selectable)
+            # Where this, or the end of another connection in this turn, makes the protocol close
+            # it, it needs no call to the kernel first.
+            self._at_end.append(partial(self._stop_reading, selectable))
         else:
             self._disconnectSelectable(selectable, CONNECTION_DONE, True)
+
+    def _stop_reading(self, selectable: Any) -> None:
+        if selectable.connected and not selectable.disconnecting:
+            self.removeReader(selectable)
 
     def _end_turn(self) -> None:
         while self._at_end or self.sending:

@@ -58,7 +58,9 @@ class RelaySide(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Hand it on."""
         relay = self.relay
-        assert relay is not None
+        if relay is None:
+            self.came_early(data)
+            return
         size = len(data)
         self.received += size
         sink = (relay.upstream if self is relay.client else relay.client).transport
@@ -68,6 +70,10 @@ class RelaySide(Protocol):
             self._asked_to_splice = True
             if has_shortcuts(self.transport):
                 self.transport.splice_to(sink, None, self.spliced)
+
+    def came_early(self, data: bytes) -> None:
+        """Bytes have come while there is no relay. Who makes one later has to keep them."""
+        raise AssertionError(f"{self.name} has no relay for {len(data)} bytes")
 
     def spliced(self, count: int) -> None:
         """So many bytes were handed on by the kernel."""

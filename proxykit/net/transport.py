@@ -39,14 +39,15 @@ class Short:
     """Mixed into a stock ``Connection``.
 
     :ivar splice_out: where its bytes may be spliced to; ``splice_in``: from where to it.
-    :ivar waits: what was written in this turn and goes out at its end.
+    :ivar waits: what was written in this turn and goes out at its end; ``closes``: whether it is
+        closed then.
     :ivar pipe_holds: whether there are bytes in a pipe that have to go out before any others.
     """
 
     # What each read and each write looks at. CPython finds a slot at once; for an attribute that
     # the stock classes only have a default for it looks through all of them each time.
     __slots__ = ("TLS", "_aborting", "_tempDataBuffer", "_writeDisconnecting", "bufferSize",
-                 "connected", "dataBuffer", "disconnecting", "pipe_holds", "producer",
+                 "closes", "connected", "dataBuffer", "disconnecting", "pipe_holds", "producer",
                  "producerPaused", "protocol", "reactor", "socket", "splice_out",
                  "streamingProducer", "waits")  # fmt: skip
 
@@ -62,7 +63,7 @@ class Short:
     def __new__(cls, *_args: Any, **_others: Any) -> Any:
         """As the stock classes have it in the beginning, by whichever way it is made."""
         made: Any = super().__new__(cls)
-        made.TLS = made._aborting = made._writeDisconnecting = False
+        made.TLS = made._aborting = made._writeDisconnecting = made.closes = False
         made.connected = made.disconnecting = made.producerPaused = False
         made.streamingProducer = made.pipe_holds = False
         made.producer = made.splice_out = None
@@ -269,11 +270,18 @@ class Short:
         if not streaming and self.connected and not self.TLS:
             self.startWriting()
 
+    def unregisterProducer(self: Any) -> None:
+        """As always; what is closed at the end of this turn need not wait for an event first."""
+        if self.closes:
+            self.producer = None
+        else:
+            super().unregisterProducer()
+
     def loseConnection(self: Any) -> None:
         """Close, at the end of this turn, what has nothing left to send."""
         self.flush()
         if self._nothing_buffered() and not self.disconnecting:
-            self.disconnecting = True
+            self.disconnecting = self.closes = True
             self.reactor.at_end_of_turn(self._close)
         else:
             super().loseConnection()
@@ -281,6 +289,7 @@ class Short:
     def _close(self: Any) -> None:
         if not self.connected or self._aborting:
             return
+        self.closes = False
         if self.dataBuffer or self._tempDataBuffer:
             # Something was written after all; the stock transport closes when that has gone.
             self.stopReading()
