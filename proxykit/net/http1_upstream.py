@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 SWITCHING = 101
 
+#: Seconds that a backend has to close a connection of which it was told, or has said, that this
+#: was its last answer. Who closes first keeps the port for a minute: better it than we.
+END_COMES = 0.2
+
 
 class Http1Upstream(Http1Timeouts, Pooled):
     """One connection to a backend. See this module.
@@ -58,7 +62,8 @@ class Http1Upstream(Http1Timeouts, Pooled):
         self._reader = ResponseReader()
         self.exchange: Exchange | None = None
         self._body: Any = None
-        self._keep = False
+        #: Whether another request may follow; whether one side has told the other that none will.
+        self._keep = self._said_last = False
         self._response: Deadline | None = None
         self._progress: Deadline | None = None
         self._splicing = False
@@ -174,7 +179,8 @@ class Http1Upstream(Http1Timeouts, Pooled):
                 return
         framing = head.framing(exchange.method)
         rest, self._reader.rest = self._reader.rest, b""
-        self._keep = head.keep_alive and framing != UNTIL_CLOSE
+        self._said_last = not (head.keep_alive and self.shelf.shares)
+        self._keep = not self._said_last and framing != UNTIL_CLOSE
         self._answering = True
         exchange.status = head.status
         exchange.responded = True
@@ -313,8 +319,22 @@ class Http1Upstream(Http1Timeouts, Pooled):
                 exchange.client.keep(self)
         else:
             pool.retire(self, sharing.CLOSED if self.shelf.shares else sharing.POLICY)
-            self.close_idle()
+            if self._said_last:
+                self._await_end()
+            else:
+                self.close_idle()
         exchange.over()
+
+    def _await_end(self) -> None:
+        """Both sides know that this was the last answer."""
+        if self.gone or self.read_ended or self.shelf.resets:
+            self.close_idle()
+            return
+        if self._paused:
+            self._paused = False
+            self.transport.resumeProducing()
+        self._cancel_deadlines()
+        self._progress = self._serving.flow.deadlines.add(END_COMES, self.close_idle)
 
     def _look_behind(self) -> None:
         """The last read took all that it could: is there anything behind the end of the answer?"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import TestCase
 
 from proxykit.modes.http_settings import HttpSettings
+from proxykit.net.http1_upstream import END_COMES
 from tests.http_sockets import (
     Message,
     answer,
@@ -290,13 +291,36 @@ class KeepAliveTests(TestCase):
             await until(lambda open=origin: not open.open)
 
     async def test_a_backend_that_says_close(self) -> None:
+        """It is the one to close: who is the first keeps the port."""
         origin = await start_origin(self, [answer(b"ok", "Connection: close")])
         proxy = start_http(self, origin)
         client = await proxy.connect()
         for _ in range(2):
             self.assertNotIn("Connection", await client.get())
         self.assertEqual(len(origin.ends), 2)
+        origin.ends[0].close()
+        await until(lambda: origin.open == 1)
+        # Not for long, where it does not.
+        proxy.clock.advance(END_COMES / 2)
+        await turns()
+        self.assertEqual(origin.open, 1)
+        proxy.clock.advance(END_COMES)
         await until(lambda: not origin.open)
+
+    async def test_a_backend_that_is_told_to_close(self) -> None:
+        origin = await start_origin(self)
+        proxy = start_http(self, origin, reuse="never")
+        client = await proxy.connect()
+        client.ask()
+        served = await origin.accepted()
+        self.assertEqual((await served.request())["Connection"], "close")
+        served.send(OK)
+        await client.response()
+        await turns()
+        self.assertFalse(served.read_ended)
+        proxy.clock.advance(END_COMES * 2)
+        await until(lambda: served.read_ended)
+        served.close()
 
     async def test_a_client_that_has_sent_its_end_gets_its_answer(self) -> None:
         origin = await start_origin(self)

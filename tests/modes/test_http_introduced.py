@@ -83,6 +83,8 @@ class Origin(http_sockets.Origin):
 def tell(end: Any, asked: Message) -> None:
     """Answer with the header."""
     end.send(answer(end.said))
+    if "close" in asked.all("Connection"):
+        end.close()
 
 
 async def start_origin(test: TestCase, *scripts: Sequence[Step], speaks: bool = True) -> Origin:

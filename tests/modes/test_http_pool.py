@@ -39,6 +39,8 @@ class ReuseTests(TestCase):
         def step(end: Any, asked: Message) -> None:
             numbers.append(origin.ends.index(end))
             end.send(OK)
+            if "close" in asked.all("Connection"):
+                end.close()
 
         origin = await start_origin(self, [step])
         proxy = start_http(self, origin, **more)

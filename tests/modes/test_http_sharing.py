@@ -9,6 +9,7 @@ from twisted.trial.unittest import TestCase
 
 from proxykit.model import HttpRoute
 from proxykit.modes.http_settings import HttpSettings
+from proxykit.net.http1_upstream import END_COMES
 from proxykit.net.relay import FULL_READ
 from tests.http_sockets import (
     CLOSE,
@@ -76,7 +77,7 @@ class OwnTests(SharingTestCase):
         self.assertEqual(self.entry(), (False, "stale", ""))
 
     async def test_policy(self) -> None:
-        await self.start([OK], [answer(b"ok", "Connection: close")], reuse="never")
+        await self.start([last(OK)], [last(answer(b"ok", "Connection: close"))], reuse="never")
         for _ in range(2):
             await self.client.get()
             self.assertEqual(self.entry(), (False, "policy", "policy"))
@@ -130,7 +131,11 @@ class NotKeptTests(SharingTestCase):
     async def test_the_backend_closes(self) -> None:
         """Or has said so, or has to: or its answer would have no end."""
         await self.assert_not_kept("closed", last(answer(b"ok", "Connection: close")))
-        await self.assert_not_kept("closed", answer(b"ok", "Connection: close"))
+        await self.start([answer(b"ok", "Connection: close")])
+        await self.client.get()
+        self.proxy.clock.advance(END_COMES * 2)
+        await self.proxy.at_rest()
+        self.assert_reason("closed")
         await self.assert_not_kept("closed", last(head() + b"until the end"))
         await self.assert_not_kept("closed", CLOSE)
         await self.assert_not_kept("closed", RESET)

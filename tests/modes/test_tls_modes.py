@@ -13,7 +13,16 @@ from twisted.trial.unittest import TestCase
 
 from proxykit.model import Backend, ClusterTls, ListenerTls
 from proxykit.model import Pool as PoolConfig
-from tests.http_sockets import ScriptedEnd, answer, for_good, head, quiet, request, start_origin
+from tests.http_sockets import (
+    ScriptedEnd,
+    answer,
+    for_good,
+    head,
+    last,
+    quiet,
+    request,
+    start_origin,
+)
 from tests.modes.test_http_circles import TIMES, garbage
 from tests.sockets import HOST, TIMEOUT, End, start_backend, turns
 from tests.tls_certificates import VERSIONS, ca_file, client_context, leaf, pem_file
@@ -310,7 +319,7 @@ class CirclesTests(Case):
     async def test_out(self) -> None:
         """A right one, and a wrong one."""
         for name in ("a.example", "b.example"):
-            origin = await start_secure_backend(self, name, scripts=[[answer(b"ok")]])
+            origin = await start_secure_backend(self, name, scripts=[[last(answer(b"ok"))]])
             proxy = start_secure(
                 self, "http", origin, to=self.outside(), pool=PoolConfig(reuse="never")
             )

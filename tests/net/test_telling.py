@@ -10,7 +10,7 @@ from proxykit.core.sharing import ADVICE, WHY
 from proxykit.interfaces import IExplains
 from proxykit.model import HttpRoute
 from proxykit.modes.http_settings import HttpSettings
-from tests.http_sockets import answer, start_http
+from tests.http_sockets import answer, last, start_http
 from tests.modes.test_http_bodies import OK, start
 from tests.modes.test_http_sharing import NTLM, SharingTestCase
 from tests.modes.test_http_upgrade import ASKING, SWITCHING
@@ -102,7 +102,7 @@ class ExplainTests(SharingTestCase):
         self.assertEqual((found["shared"], found["reason"]), (False, "authenticated"))
 
     async def test_what_became_of_the_last_one(self) -> None:
-        await self.start([LAST])
+        await self.start([last(LAST)])
         await self.client.get()
         await self.proxy.at_rest()
         found = self.explain()

@@ -99,8 +99,8 @@ def run(bench: Bench, progress: Progress) -> Result:
                  "ports in TIME_WAIT at most"),
                 rows,
                 notes=[
-                    'With reuse = "never" backend and proxy close at the same time, behind the'
-                    " answer. A port rests only where the proxy's end is the faster one.",
+                    'With reuse = "never" the backend is told to close behind its answer, and the'
+                    " proxy gives it time to do so first.",
                     f"The proxy's log: {proxy.logged('no source port is left')}",
                 ],
             )
