@@ -17,6 +17,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.trial.unittest import TestCase
 
+from proxykit.net.http1_upstream import END_COMES
 from tests.http_sockets import start_http
 from tests.interop.http_corpus import Case, Seen, with_token
 from tests.interop.http_corpus_responses import Reply
@@ -285,6 +286,7 @@ class Watch:
         try:
             whole = await self._ask(client, reply, token)
             if not reply.stays:
+                self.proxy.clock.advance(END_COMES * 2)
                 for end in asked:
                     await end.gone()
             if whole and reply.version == b"HTTP/1.1":
