@@ -50,6 +50,8 @@ def differing(before: Any, after: Any) -> list[str]:
 
 #: Of a value that a line can show.
 _LONGEST = 60
+#: What is neither a listener's nor a cluster's.
+_OF_ALL = ("drain_timeout", "admin", "admin_token", "admin_hosts", "sources")
 #: What is in a table of the file that has no name of its own, and what is better not shown.
 _NAMELESS, _SECRET = "settings", "admin_token"
 
@@ -72,7 +74,7 @@ def differences(before: Any, after: Any, keys: Iterable[str], prefix: str = "") 
         if key != _SECRET and all(values):
             found.append(f"{prefix}{key} {values[0]} -> {values[1]}")
         else:
-            found.append(f"{prefix}{key.replace('_token', '.token')} changed")
+            found.append(f"{prefix}{key.replace('admin_', 'admin.')} changed")
     return found
 
 
@@ -81,14 +83,14 @@ def _value(value: object) -> str:
     if value is None:
         return "unset"
     if isinstance(value, float):
-        return f"{value:g}"
+        return repr(value).removesuffix(".0")  # all of it: two that differ look different
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, str | int) else ""
     return text if len(text) <= _LONGEST else ""
 
 
 def said(before: Config, after: Config) -> list[str]:
     """A line for each difference, in the order of a file."""
-    lines = differences(before, after, ("drain_timeout", "admin", "admin_token", "sources"))
+    lines = differences(before, after, _OF_ALL)
     former = {cluster.name: cluster for cluster in before.clusters}
     for cluster in after.clusters:
         was = former.pop(cluster.name, None)

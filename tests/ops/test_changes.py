@@ -71,6 +71,21 @@ class SaidTests(SynchronousTestCase):
             ],
         )
 
+    def test_seconds(self) -> None:
+        """To the last digit: what differs looks different."""
+        before = Config((), (Cluster("web", (), connect_timeout=5.0, queue_timeout=1.0),))
+        after = Config(
+            (), (Cluster("web", (), connect_timeout=5.0000001, queue_timeout=2592000.0),)
+        )
+        self.assertEqual(
+            said(before, after),
+            ["cluster web: connect_timeout 5 -> 5.0000001, queue_timeout 1 -> 2592000"],
+        )
+
+    def test_names_of_the_admin_listener(self) -> None:
+        config = Config((), ())
+        self.assertEqual(said(config, evolve(config, admin_hosts=("a",))), ["admin.hosts changed"])
+
     def test_everything(self) -> None:
         one, two, three = (Backend(Address("10.0.0.1", port)) for port in (1, 2, 3))
         before = Config(
