@@ -330,6 +330,8 @@ class Http1Upstream(Http1Timeouts, Pooled):
         if self.gone or self.read_ended or self.shelf.resets:
             self.close_idle()
             return
+        if not self._serving.pool.may_end(self):
+            return
         if self._paused:
             self._paused = False
             self.transport.resumeProducing()

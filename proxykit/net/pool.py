@@ -14,6 +14,7 @@ room waits in core/waiting.py, and a slot that comes free wakes the backend.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -27,7 +28,7 @@ from proxykit.errors import ProxyError, Retry, Side
 from proxykit.interfaces import IConnector
 from proxykit.model import PoolKey
 from proxykit.net.opening import Opening
-from proxykit.net.shelf import Counts, Pooled, Shelf, strike, why_own
+from proxykit.net.shelf import Counts, Pooled, Shelf, shown, strike, why_own
 
 if TYPE_CHECKING:
     from proxykit.core.choice import Attempt
@@ -162,6 +163,17 @@ class Pool:
             connection._idle.cancel()
             connection._idle = None
 
+    def may_end(self, connection: Pooled) -> bool:
+        """Its backend is to close it: whether there is time for that. Where somebody waits for its
+        place, it is closed here; whoever comes later, and finds none, has it closed."""
+        shelf = connection.shelf
+        full, wanted = shelf.backend.full, connection.lease.wanted
+        if wanted or (full is not None and len(shelf.backend.cluster.queue)):
+            self._close(connection, sharing.EVICTED, wanted or (full is not None and full.ports))
+            return False
+        shelf.ending[connection] = None
+        return True
+
     def lost(self, connection: Pooled, why: str = sharing.CLOSED) -> None:
         """Its socket is closed, whoever used it. Once.
 
@@ -169,6 +181,7 @@ class Pool:
         """
         self.retire(connection, why)
         connection.capacity = 0
+        connection.shelf.ending.pop(connection, None)
         self._alive.discard(connection)
         self._going.discard(connection)
         if connection.introduction:
@@ -369,7 +382,8 @@ class Pool:
             connection.close_idle()
 
     def _make_room(self, shelf: Shelf, full: Full) -> None:
-        """What lies idle has what there is none left of: close the oldest.
+        """What lies idle has what there is none left of: close the oldest. Before that, the oldest
+        of those that are about to be closed.
 
         That may be one of its own, which is of no use to a request that must have a new one, or,
         where it is ports, one of another cluster's at the same address.
@@ -378,11 +392,11 @@ class Pool:
             return
         others = self._at[shelf.backend.address] if full.ports else ()
         for each in (shelf, *others):
-            for connection in each.free:
-                if not connection.in_use:
-                    self._going.add(connection)
-                    self._close(connection, sharing.EVICTED, full.ports)
-                    return
+            idle = (connection for connection in each.free if not connection.in_use)
+            if (connection := next(chain(each.ending, idle), None)) is not None:
+                self._going.add(connection)
+                self._close(connection, sharing.EVICTED, full.ports)
+                return
 
     def _makes_room(self, shelf: Shelf, full: Full) -> bool:
         """Whether something is being closed for that already: at the end of the turn it is gone,
@@ -455,7 +469,7 @@ class Pool:
         ``own`` has those that were opened, by the reason, ``not_kept`` those of them that nobody
         else may have any more.
         """
-        return self.snapshots().get(cluster) or _shown([], Counts())
+        return self.snapshots().get(cluster) or shown([], Counts())
 
     def snapshots(self) -> dict[str, dict[str, Any]]:
         """The same of each cluster that has, or had, any, by its name; looked up in one go."""
@@ -463,26 +477,7 @@ class Pool:
         for key, shelf in self._shelves.items():
             shelves.setdefault(key.cluster, []).append(shelf)
         nothing = Counts()
-        return {name: _shown(its, self._former.get(name, nothing)) for name, its in shelves.items()}
-
-
-def _shown(shelves: list[Shelf], former: Counts) -> dict[str, Any]:
-    """What there is on some shelves.
-
-    :param former: what was counted on others that are gone.
-    """
-    counts = Counts()
-    counts.add(former)
-    for each in shelves:
-        counts.add(each)
-    return {
-        "idle": sum(shelf.idle for shelf in shelves),
-        "opening": sum(len(shelf.pending) for shelf in shelves),
-        "opened": counts.own.total(),
-        "reused": counts.reused,
-        "own": dict(counts.own),
-        "not_kept": dict(counts.not_kept),
-    }
+        return {name: shown(its, self._former.get(name, nothing)) for name, its in shelves.items()}
 
 
 def _key(backend: BackendState) -> PoolKey:

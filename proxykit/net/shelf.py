@@ -78,6 +78,7 @@ class Shelf:
 
     :ivar free: those with a free slot, the newest last. A dict, for those that die are not on top.
     :ivar idle: how many of these nobody uses.
+    :ivar ending: those that have served for the last time, and that the backend is to close.
     :ivar pending: attempts that wait for a connection of this key, and what is opened for each.
     :ivar spare: what is being opened for nobody in particular.
     :ivar shares: whether any connection serves twice.
@@ -88,9 +89,9 @@ class Shelf:
     :ivar leaving: whether its backend is to be left alone: what comes free is closed.
     """
 
-    __slots__ = ("backend", "config", "free", "free_of", "idle", "introduces", "key", "leaving",
-                 "most", "not_kept", "own", "pending", "pool", "resets", "reused", "shares",
-                 "spare")  # fmt: skip
+    __slots__ = ("backend", "config", "ending", "free", "free_of", "idle", "introduces", "key",
+                 "leaving", "most", "not_kept", "own", "pending", "pool", "resets", "reused",
+                 "shares", "spare")  # fmt: skip
 
     def __init__(self, pool: Pool, key: PoolKey, backend: BackendState) -> None:
         self.pool = pool
@@ -99,6 +100,7 @@ class Shelf:
         self.is_of(backend)
         self.spare: dict[Opening, None] = {}
         self.free: dict[Pooled, None] = {}
+        self.ending: dict[Pooled, None] = {}
         self.introduces = key.proxy_protocol != ""
         self.free_of: dict[bytes, dict[Pooled, None]] = {}
         self.pending: dict[Attempt, Opening] = {}
@@ -144,6 +146,25 @@ class Counts:
         # Counter's own += looks for what is below zero, which takes ten times as long.
         self.own.update(counted.own)
         self.not_kept.update(counted.not_kept)
+
+
+def shown(shelves: list[Shelf], former: Counts) -> dict[str, Any]:
+    """What there is on some shelves.
+
+    :param former: what was counted on others that are gone.
+    """
+    counts = Counts()
+    counts.add(former)
+    for each in shelves:
+        counts.add(each)
+    return {
+        "idle": sum(shelf.idle for shelf in shelves),
+        "opening": sum(len(shelf.pending) for shelf in shelves),
+        "opened": counts.own.total(),
+        "reused": counts.reused,
+        "own": dict(counts.own),
+        "not_kept": dict(counts.not_kept),
+    }
 
 
 def strike(named: dict[bytes, dict[Pooled, None]], connection: Pooled) -> None:
