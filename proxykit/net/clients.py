@@ -153,6 +153,8 @@ class _Connecting:
 class TCPClient(_Connecting, Short, tcp.Client):
     """A connection that was opened."""
 
+    _peer: IPv4Address | IPv6Address | None = None
+
     def __init__(
         self, host: str, port: int, bindAddress: Any, connector: Any, reactor: Any
     ) -> None:
@@ -190,8 +192,7 @@ class TCPClient(_Connecting, Short, tcp.Client):
 
     def getPeer(self) -> IPv4Address | IPv6Address:
         """The address that this is connected to."""
-        peer = self.__dict__.get("_peer")
-        return peer if peer is not None else super().getPeer()
+        return self._peer if self._peer is not None else super().getPeer()
 
 
 def bind_late(skt: socket.socket, binding: Any) -> None:

@@ -23,7 +23,9 @@ def when_lost(protocol: IProtocol, call: Callable[..., object], *args: object) -
     Counts of sockets depend on this, and the protocol may be anybody's. It costs one call when the
     connection ends, and nothing while it lives, as a wrapping protocol would.
     """
-    before = vars(protocol).get("connectionLost")
+    # Not by vars(): that would make a dictionary, for as long as the connection lives.
+    known: Any = protocol.connectionLost
+    before = None if getattr(known, "__self__", None) is protocol else known
     lost = partial(_lost, protocol, before, call, args)
     protocol.connectionLost = lost  # type: ignore[method-assign]
 
